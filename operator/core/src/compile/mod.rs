@@ -1,0 +1,151 @@
+//! Compile: facts to plans and findings. A total function: no IO, no clock, no `Result`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use interlock_crds::{ProxyKind, ServiceClusterSpec};
+use serde::{Deserialize, Serialize};
+
+use crate::finding::Finding;
+use crate::model::{
+    ClusterName, ContainerId, EngineId, Observed, ProbeKey, Readiness, TargetId, Timestamp, UpstreamAddr,
+};
+use crate::plan::{Abilities, Plan};
+use crate::protocol::ProbeSet;
+
+/// The settings that compiling depends on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Config {
+    /// Clusters by name. An implicit one carries its proxy kind's name.
+    pub clusters: BTreeMap<ClusterName, ServiceClusterSpec>,
+    /// The embedded proxy's cluster, if this operator has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embedded: Option<ClusterName>,
+    /// Whether nothing may be written to Docker.
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+/// Everything that follows from one snapshot.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Compiled {
+    /// Every proxy to keep in step.
+    pub targets: BTreeMap<TargetId, Target>,
+    /// What each should serve.
+    pub plans: BTreeMap<TargetId, Plan>,
+    /// What each target's agent should probe.
+    pub probes: BTreeMap<TargetId, ProbeSet>,
+    /// Every candidate and what became of it on each target: what `why` reads.
+    pub placements: Vec<Placement>,
+    /// Network attachments to make and undo.
+    pub networks: BTreeSet<NetworkAction>,
+    /// Exited stock proxies that want a first configuration and a start.
+    pub boots: BTreeMap<ContainerId, Boot>,
+    /// Verdicts, sorted, without duplicates.
+    pub findings: Vec<Finding>,
+}
+
+/// One proxy to keep in step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Target {
+    /// Its cluster.
+    pub cluster: ClusterName,
+    /// Which proxy it is.
+    pub proxy: ProxyKind,
+    /// How its agent is reached.
+    pub transport: Transport,
+    /// Its container, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<ContainerId>,
+    /// When that container was started: another start is another proxy process.
+    #[serde(default)]
+    pub started: Timestamp,
+    /// Whether the configuration names it, so that it may hold keys.
+    pub trusted: bool,
+    /// What it can do, as far as its agent has said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub abilities: Option<Abilities>,
+}
+
+/// How an agent is reached.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "via")]
+pub enum Transport {
+    /// The outer process of this very operator.
+    Embedded,
+    /// A unix socket in the agents folder: `<name>.sock`.
+    Socket {
+        /// The file's stem.
+        name: String,
+    },
+    /// Docker exec into the proxy's container.
+    Exec {
+        /// The engine.
+        engine: EngineId,
+        /// The container.
+        container: ContainerId,
+    },
+}
+
+/// What became of one intent on one target, for one host of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Placement {
+    /// The target.
+    pub target: TargetId,
+    /// The container.
+    pub container: ContainerId,
+    /// Its name.
+    pub name: String,
+    /// The route as `host/path`.
+    pub route: String,
+    /// The chosen address; none when there is none (a finding says why).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<UpstreamAddr>,
+    /// Whether and why it takes requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub readiness: Option<Readiness>,
+    /// Its probe, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<ProbeKey>,
+    /// Whether requests for the route reach it.
+    pub serving: bool,
+}
+
+/// An attachment of a proxy container to a network.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "action")]
+pub enum NetworkAction {
+    /// Make it.
+    Attach {
+        /// The engine.
+        engine: EngineId,
+        /// The proxy's container.
+        container: ContainerId,
+        /// The network's full name.
+        network: String,
+    },
+    /// Undo one that Interlock made.
+    Detach {
+        /// The engine.
+        engine: EngineId,
+        /// The proxy's container.
+        container: ContainerId,
+        /// The network's full name.
+        network: String,
+    },
+}
+
+/// A first configuration for a proxy that exited for want of one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Boot {
+    /// The engine.
+    pub engine: EngineId,
+    /// Which proxy it is.
+    pub proxy: ProxyKind,
+    /// Its cluster, for the ports of the first configuration.
+    pub cluster: ClusterName,
+}

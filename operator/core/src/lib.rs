@@ -1,0 +1,15 @@
+//! Interlock's pure core: facts in ([`model::Observed`]), plans, bundles and findings out.
+//!
+//! Nothing here performs IO, reads a clock or the environment; `clippy.toml` bans the ways to do so.
+//! The way of the data: `intent` parses dialects, `compile` makes one [`plan::Plan`] per target,
+//! `assign` and `render` turn it into a [`bundle::Bundle`], `change` says what separates a running
+//! proxy from it.
+
+pub mod bundle;
+pub mod compile;
+pub mod finding;
+pub mod intent;
+pub mod model;
+pub mod plan;
+pub mod protocol;
+pub mod render;

@@ -1,0 +1,1 @@
+//! Deliver: the operator side of the agent protocol and the ways to reach an agent.

@@ -1,0 +1,1 @@
+//! The one client of the Docker API that `source` and `deliver` share: connection, TLS, diagnosis, counting.

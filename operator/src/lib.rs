@@ -1,0 +1,12 @@
+//! Interlock: operator, agent and command line in one binary; the rooms are in ARCHITECTURE.md.
+
+pub mod agent;
+pub mod cli;
+pub mod deliver;
+pub mod docker;
+pub mod reconcile;
+pub mod serve;
+pub mod settings;
+pub mod source;
+pub mod store;
+pub mod wire;

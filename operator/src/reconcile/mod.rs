@@ -1,0 +1,1 @@
+//! Reconcile: the level-triggered loop that joins sources, core and deliver.

@@ -1,0 +1,1 @@
+//! Settings: the configuration file, flags and environment, joined into one value with every default.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::finding::Finding;
 use crate::model::{
-    ClusterName, ContainerId, EngineId, Observed, ProbeKey, Readiness, TargetId, Timestamp, UpstreamAddr,
+    ClusterName, ContainerId, EngineId, ProbeKey, Readiness, TargetId, Timestamp, UpstreamAddr,
 };
 use crate::plan::{Abilities, Plan};
 use crate::protocol::ProbeSet;

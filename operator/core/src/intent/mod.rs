@@ -2,13 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::finding::{Finding, Reason, Subject, Verdict};
 use crate::model::{
-    CertificateName, Container, ContainerId, Digest, EngineId, HostPattern, Owner, PathPrefix, Port,
-    RouteName,
+    CertificateName, ContainerId, Digest, EngineId, HostPattern, Owner, PathPrefix, Port, RouteName,
 };
 use crate::plan::{Balance, HaproxyOption, UpstreamTls};
-use interlock_crds::{ReadinessMode, ServiceClusterSpec};
+use interlock_crds::ReadinessMode;
 
 /// One route that one workload asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::bundle::{Bundle, Receipt, Slot};
-use crate::plan::{Abilities, Plan};
+use crate::bundle::Slot;
 
 /// Who sits in which server slot of each backend: data, carried from receipt to receipt.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

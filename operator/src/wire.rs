@@ -61,7 +61,7 @@ impl<W: AsyncWrite + Unpin, T: Serialize> Sender<W, T> {
 
     /// Sends one message and flushes it.
     pub async fn send(&mut self, message: &T) -> Result<(), WireError> {
-        self.frames.send(serde_json::to_vec(message)?.into()).await?;
+        self.frames.send(bytes::Bytes::from(serde_json::to_vec(message)?)).await?;
         Ok(())
     }
 }

@@ -113,6 +113,8 @@ reasons! {
     ProxyLabelFromImage,
     /// `interlock.ext.name` names no proxy that Interlock knows.
     UnknownProxy,
+    /// A proxy that no cluster takes in.
+    NoCluster,
     /// The agent cannot be put into the container.
     AgentRefused,
     /// The proxy cannot be reached.
@@ -225,9 +227,9 @@ impl Finding {
         Self { verdict, reason, subject, message: message.into(), fix: None }
     }
 
-    /// The same finding, saying what to change.
+    /// Says what to change.
     #[must_use]
-    pub fn with_fix(mut self, fix: impl Into<String>) -> Self {
+    pub fn fix(mut self, fix: impl Into<String>) -> Self {
         self.fix = Some(fix.into());
         self
     }

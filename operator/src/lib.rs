@@ -10,3 +10,4 @@ pub mod settings;
 pub mod source;
 pub mod store;
 pub mod wire;
+pub mod yaml;

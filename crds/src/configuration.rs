@@ -64,6 +64,10 @@ pub struct DockerSpec {
     /// TLS for a `tcp://` host; none: `DOCKER_CERT_PATH` with `DOCKER_TLS_VERIFY`, else plain.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<DockerTls>,
+    /// Only containers with this label are seen, as `key` or `key=value`; none: all. For several operators
+    /// on one engine, each with containers of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label_selector: Option<String>,
     /// Refuse everything but reading: no exec, no upload, no network attachment, no start.
     pub read_only: bool,
 }

@@ -5,6 +5,7 @@ pub mod cli;
 pub mod deliver;
 pub mod docker;
 pub mod reconcile;
+pub mod retry;
 pub mod serve;
 pub mod settings;
 pub mod source;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{ClusterName, ContainerId, EngineId, TargetId};
+use crate::model::{ClusterName, Container, ContainerId, EngineId, TargetId};
 
 /// What became of the thing that a finding is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -113,6 +113,8 @@ reasons! {
     ProxyLabelFromImage,
     /// `interlock.ext.name` names no proxy that Interlock knows.
     UnknownProxy,
+    /// A proxy that no cluster takes in.
+    NoCluster,
     /// The agent cannot be put into the container.
     AgentRefused,
     /// The proxy cannot be reached.
@@ -181,4 +183,54 @@ pub struct Finding {
     /// What to change, down to the line to add.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fix: Option<String>,
+}
+
+/// Foreign text as a message may carry it: shortened, with everything but printable ASCII escaped.
+pub fn shown(text: &str) -> String {
+    const MOST: usize = 80;
+    let mut shown: String = text.chars().take(MOST).flat_map(char::escape_default).collect();
+    if text.chars().nth(MOST).is_some() {
+        shown.push_str("...");
+    }
+    shown
+}
+
+impl Subject {
+    /// A container of an engine.
+    pub fn container(engine: &EngineId, container: &Container) -> Self {
+        Self {
+            engine: Some(engine.clone()),
+            container: Some(container.id.clone()),
+            name: Some(container.name.clone()),
+            ..Self::default()
+        }
+    }
+
+    /// The same subject, seen through one label or key.
+    #[must_use]
+    pub fn with_key(mut self, key: impl Into<String>) -> Self {
+        self.key = Some(key.into());
+        self
+    }
+
+    /// The same subject, narrowed to one route (`host/path`).
+    #[must_use]
+    pub fn with_route(mut self, route: impl Into<String>) -> Self {
+        self.route = Some(route.into());
+        self
+    }
+}
+
+impl Finding {
+    /// A finding without a fix.
+    pub fn new(verdict: Verdict, reason: Reason, subject: Subject, message: impl Into<String>) -> Self {
+        Self { verdict, reason, subject, message: message.into(), fix: None }
+    }
+
+    /// Says what to change.
+    #[must_use]
+    pub fn fix(mut self, fix: impl Into<String>) -> Self {
+        self.fix = Some(fix.into());
+        self
+    }
 }

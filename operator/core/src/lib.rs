@@ -10,6 +10,8 @@ pub mod compile;
 pub mod finding;
 pub mod intent;
 pub mod model;
+pub mod pace;
 pub mod plan;
 pub mod protocol;
 pub mod render;
+pub mod search;

@@ -4,6 +4,7 @@ pub mod agent;
 pub mod cli;
 pub mod deliver;
 pub mod docker;
+pub mod logging;
 pub mod reconcile;
 pub mod retry;
 pub mod serve;

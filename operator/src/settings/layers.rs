@@ -156,6 +156,7 @@ fn flag_values(flags: &Flags) -> Vec<Flag> {
     let read_only = Flag { name: "--read-only-docker", field: "docker.readOnly", value: Value::Bool(true) };
     [
         text("--docker-host", "docker.host", &flags.docker_host),
+        text("--label-selector", "docker.labelSelector", &flags.label_selector),
         flags.read_only_docker.then_some(read_only),
         text("--log-format", "log.format", &format),
         text("--log-level", "log.level", &flags.log_level),

@@ -29,6 +29,8 @@ pub struct Flags {
     pub config: Option<PathBuf>,
     /// `--docker-host`: the engine.
     pub docker_host: Option<String>,
+    /// `--label-selector`: only containers with this label are seen.
+    pub label_selector: Option<String>,
     /// `--read-only-docker`: refuse everything but reading.
     pub read_only_docker: bool,
     /// `--embedded`: run this proxy as the operator's own.

@@ -1,7 +1,9 @@
 //! YAML in and out: the only caller of `serde_yaml`, so that one file changes when it is replaced.
 
 use serde::Serialize;
-use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess};
+use serde::de::{
+    DeserializeOwned, DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess,
+};
 use serde_path_to_error::Segment;
 
 /// Where in a text, both counted from 1.

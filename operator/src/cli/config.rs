@@ -2,10 +2,10 @@
 
 use serde::Serialize;
 
+use super::OK;
 use super::args::{VersionArgs, ViewArgs};
 use super::failure::Failure;
 use super::output::Output;
-use super::OK;
 use crate::settings::{Environment, Settings};
 
 /// Prints the effective configuration with every default.
@@ -24,8 +24,7 @@ struct Version {
 
 /// Prints the version, and that of the protocol between operator and agent.
 pub(super) fn version(args: &VersionArgs, output: &mut Output) -> Result<u8, Failure> {
-    let version =
-        Version { version: env!("CARGO_PKG_VERSION"), protocol: interlock_core::protocol::VERSION };
+    let version = Version { version: env!("CARGO_PKG_VERSION"), protocol: interlock_core::protocol::VERSION };
     match args.shape.output.machine() {
         Some(form) => output.document(form, &version)?,
         None => output.line(format!("interlock {}", version.version))?,

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::process::ExitCode;
 
 use super::output::Output;
+use crate::serve::ServeError;
 use crate::settings::SettingsError;
 
 /// The command line is wrong, or the command could not be carried out.
@@ -62,6 +63,13 @@ impl From<SettingsError> for Failure {
     fn from(error: SettingsError) -> Self {
         let hint = error.hint();
         Self { error: error.into(), hint }
+    }
+}
+
+impl From<ServeError> for Failure {
+    fn from(error: ServeError) -> Self {
+        let hint = error.hint();
+        Self::new(error).hint(hint)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 
 use anstyle::{AnsiColor, Style};
-use comfy_table::{Cell, ContentArrangement, Table, presets};
+use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use super::args::{Machine, Shape};
@@ -27,6 +27,8 @@ pub(super) enum Tone {
     Fair,
     /// Not served.
     Bad,
+    /// Nothing special.
+    Plain,
     /// A heading.
     Bold,
     /// Beside the point.
@@ -38,6 +40,7 @@ pub(super) enum Tone {
 impl Tone {
     const fn style(self) -> Style {
         match self {
+            Self::Plain => Style::new(),
             Self::Good => GOOD,
             Self::Fair => FAIR,
             Self::Bad => BAD,
@@ -107,9 +110,14 @@ impl Output {
         let arrangement =
             if self.terminal { ContentArrangement::Dynamic } else { ContentArrangement::Disabled };
         table.set_content_arrangement(arrangement);
-        table.set_header(head.iter().map(|text| Cell::new(self.toned(Tone::Quiet, text))));
+        if self.colour {
+            table.enforce_styling();
+        } else {
+            table.force_no_tty();
+        }
+        table.set_header(head.iter().map(|text| cell(Tone::Quiet, text)));
         for row in rows {
-            table.add_row(row.iter().map(|(tone, text)| Cell::new(self.toned(*tone, text))));
+            table.add_row(row.iter().map(|(tone, text)| cell(*tone, text)));
         }
         for line in table.lines() {
             self.line(line.trim_end())?;
@@ -140,6 +148,20 @@ impl Output {
     fn report(&mut self, tone: Tone, word: &str, text: &str) {
         // Nobody is left to tell when standard error itself is gone.
         let _ = writeln!(self.err, "{}: {text}", styled(self.colour_err, tone, word));
+    }
+}
+
+/// The table measures its own colours, so a cell gets them from it.
+fn cell(tone: Tone, text: &str) -> Cell {
+    let cell = Cell::new(text);
+    match tone {
+        Tone::Good => cell.fg(Color::Green),
+        Tone::Fair => cell.fg(Color::Yellow),
+        Tone::Bad => cell.fg(Color::Red),
+        Tone::Help => cell.fg(Color::Cyan),
+        Tone::Bold => cell.add_attribute(Attribute::Bold),
+        Tone::Quiet => cell.add_attribute(Attribute::Dim),
+        Tone::Plain => cell,
     }
 }
 

@@ -220,7 +220,10 @@ fn label_names(entry: &Entry) -> Vec<&'static str> {
     entry.labels.iter().map(|label| label.name).collect()
 }
 
-fn registered<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> Result<C, prometheus::Error> {
+fn registered<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    metric: C,
+) -> Result<C, prometheus::Error> {
     registry.register(Box::new(metric.clone()))?;
     Ok(metric)
 }

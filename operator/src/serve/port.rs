@@ -15,7 +15,8 @@ pub(super) fn holder(address: SocketAddr) -> Option<String> {
     processes.flatten().find_map(|process| {
         let pid: u32 = process.file_name().to_str()?.parse().ok()?;
         let holds = fs::read_dir(process.path().join("fd")).ok()?.flatten().any(|fd| {
-            fs::read_link(fd.path()).is_ok_and(|to| wanted.iter().any(|socket| to.as_os_str() == socket.as_str()))
+            fs::read_link(fd.path())
+                .is_ok_and(|to| wanted.iter().any(|socket| to.as_os_str() == socket.as_str()))
         });
         let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
         holds.then(|| format!("`{}` (process {pid})", name.trim()))

@@ -1,5 +1,5 @@
 //! What is rendered for nginx, judged by golden files and by the real nginx.
-#![allow(clippy::disallowed_methods, reason = "the judge is a real nginx")]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test whose judge is a real nginx")]
 
 use std::fs;
 use std::path::Path;

@@ -27,7 +27,11 @@ pub(super) enum Reach {
 /// # Errors
 /// A finding that names what was looked at and the line to add. Where only the container's own host name
 /// asked for the route it is a note: nobody may have meant it.
-pub(super) fn reach(member: &Member<'_>, candidate: &Candidate<'_>, read_only: bool) -> Result<Reach, Finding> {
+pub(super) fn reach(
+    member: &Member<'_>,
+    candidate: &Candidate<'_>,
+    read_only: bool,
+) -> Result<Reach, Finding> {
     let view = Look { member, candidate, container: candidate.container, stand: member.stand };
     view.reach(read_only).map_err(|mut finding| {
         if candidate.intent.by_container_hostname && finding.verdict == Verdict::Refused {
@@ -99,7 +103,10 @@ impl<'a> Look<'a> {
         );
         let fix = format!(
             "publish it (`docker run -P` or `-p {port}`), or ask for the route:\n{}",
-            self.label_line("host", &self.candidate.intent.hosts.first().map(ToString::to_string).unwrap_or_default())
+            self.label_line(
+                "host",
+                &self.candidate.intent.hosts.first().map(ToString::to_string).unwrap_or_default()
+            )
         );
         Err(Finding::new(Verdict::Note, Reason::NotPublished, self.candidate.subject(), message).fix(fix))
     }
@@ -115,7 +122,7 @@ impl<'a> Look<'a> {
                 .or_else(|| self.engine_address())
                 .or_else(|| self.gateway(|_| true))
         };
-        self.at(ip, port).ok_or_else(|| self.unreachable(port))
+        at(ip, port).ok_or_else(|| self.unreachable(port))
     }
 
     fn by_label(&self, asked: &str, port: Port, read_only: bool) -> Result<Reach, Finding> {
@@ -136,11 +143,11 @@ impl<'a> Look<'a> {
             return Err(self.unreachable(port));
         }
         if self.stand.host_network {
-            return self.at(ip, port).ok_or_else(|| self.unreachable(port));
+            return at(ip, port).ok_or_else(|| self.unreachable(port));
         }
         let Some(proxy) = self.stand.container else { return Err(self.unreachable(port)) };
         if proxy.networks.contains_key(network) {
-            return self.at(ip, port).ok_or_else(|| self.unreachable(port));
+            return at(ip, port).ok_or_else(|| self.unreachable(port));
         }
         if !read_only {
             return Ok(Reach::Attach(network.to_owned()));
@@ -157,7 +164,7 @@ impl<'a> Look<'a> {
         let shared = self.shared();
         match shared.as_slice() {
             [] => self.by_published(port).ok_or_else(|| self.unreachable(port)),
-            [(_, ip)] => self.at(Some(*ip), port).ok_or_else(|| self.unreachable(port)),
+            [(_, ip)] => at(Some(*ip), port).ok_or_else(|| self.unreachable(port)),
             [(first, _), ..] => {
                 let both = names(shared.iter().map(|(network, _)| *network));
                 let message = format!(
@@ -195,7 +202,7 @@ impl<'a> Look<'a> {
     fn by_published(&self, port: Port) -> Option<Reach> {
         let mut bindings: Vec<&PublishedPort> = self.published(port).collect();
         bindings.sort_by_key(|binding| (binding.host_ip.is_ipv6(), binding.host, binding.host_ip));
-        bindings.iter().find_map(|binding| self.at(self.host_of(binding), binding.host))
+        bindings.iter().find_map(|binding| at(self.host_of(binding), binding.host))
     }
 
     /// The address at which a published port is reached.
@@ -244,11 +251,6 @@ impl<'a> Look<'a> {
         self.stand.engine == Some(self.candidate.engine)
     }
 
-    #[allow(clippy::unused_self, reason = "reads as the other steps do")]
-    fn at(&self, ip: Option<IpAddr>, port: Port) -> Option<Reach> {
-        UpstreamAddr::new(ip?, port).ok().map(Reach::At)
-    }
-
     fn refused(&self, reason: Reason, message: String) -> Finding {
         Finding::new(Verdict::Refused, reason, self.candidate.subject(), message)
     }
@@ -272,7 +274,10 @@ impl<'a> Look<'a> {
         };
         let elsewhere = match self.stand.engine {
             Some(engine) if engine != self.candidate.engine => {
-                format!("; the container is on the engine `{}`, the proxy on `{engine}`", self.candidate.engine)
+                format!(
+                    "; the container is on the engine `{}`, the proxy on `{engine}`",
+                    self.candidate.engine
+                )
             }
             _ => String::new(),
         };
@@ -281,7 +286,11 @@ impl<'a> Look<'a> {
              networks: {}; published: {}{elsewhere}",
             self.member.id,
             container.name,
-            if container.host_network { "the host's own".to_owned() } else { names(container.networks.keys()) },
+            if container.host_network {
+                "the host's own".to_owned()
+            } else {
+                names(container.networks.keys())
+            },
             published_list(container),
         );
         self.refused_here(Reason::Unreachable, message).fix(self.way_out(port))
@@ -316,6 +325,10 @@ impl<'a> Look<'a> {
             service(self.container)
         )
     }
+}
+
+fn at(ip: Option<IpAddr>, port: Port) -> Option<Reach> {
+    UpstreamAddr::new(ip?, port).ok().map(Reach::At)
 }
 
 /// The compose service, else the container's name.

@@ -5,17 +5,13 @@ use interlock_crds::ReadinessMode;
 use super::select::Candidate;
 use super::targets::Member;
 use crate::intent::CheckKind;
-use crate::model::{
-    Digest, Health, HostPattern, Observed, ProbeKey, ProbeResult, Readiness, UpstreamAddr,
-};
+use crate::model::{Digest, Health, HostPattern, Observed, ProbeKey, ProbeResult, Readiness, UpstreamAddr};
 use crate::protocol::{Probe, ProbeKind};
 
 /// What is known of one endpoint.
 #[derive(Debug, Clone)]
 pub(super) struct Judged {
     pub(super) readiness: Readiness,
-    /// Whether it was ready at some time in this run; a draining one that never was is not served.
-    pub(super) admitted: bool,
     /// What to probe.
     pub(super) probes: Vec<(ProbeKey, Probe)>,
     /// What stands in the way, for people.
@@ -65,7 +61,7 @@ pub(super) fn judge(
     } else {
         container.health
     };
-    Judged { readiness, admitted, because: because(docker, &probes, &seen), probes }
+    Judged { readiness, because: because(docker, &probes, &seen), probes }
 }
 
 /// What the agent's results come to.
@@ -94,8 +90,8 @@ impl Seen {
             let warm = matches!(probe.kind, ProbeKind::Warm { .. });
             seen.all_passed &= passed_once;
             seen.warm_passed &= passed_once || !warm;
-            seen.check_fails |=
-                probe.interval_ms.is_some() && result.is_some_and(|result| result.passed_once && !result.passing);
+            seen.check_fails |= probe.interval_ms.is_some()
+                && result.is_some_and(|result| result.passed_once && !result.passing);
             if let Some(error) = result.filter(|r| !r.passing).and_then(|r| r.error.clone()) {
                 seen.error.get_or_insert(error);
             }
@@ -125,11 +121,7 @@ fn served_before(
 
 /// `warm` and the declared check each have a probe; where neither is declared a TCP connection must be
 /// accepted once.
-fn probes(
-    member: &Member<'_>,
-    candidate: &Candidate<'_>,
-    address: UpstreamAddr,
-) -> Vec<(ProbeKey, Probe)> {
+fn probes(member: &Member<'_>, candidate: &Candidate<'_>, address: UpstreamAddr) -> Vec<(ProbeKey, Probe)> {
     let intent = &candidate.intent;
     let spec = &member.spec.probes;
     let tls = intent.settings.upstream_tls.is_some();

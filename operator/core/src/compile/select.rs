@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use interlock_crds::ServiceClusterSpec;
 
-use super::targets::{Proxies, subject};
+use super::targets::Proxies;
 use crate::finding::{Finding, Reason, Subject, Verdict};
 use crate::intent::{self, Intent};
-use crate::model::{Container, ContainerState, EngineId, EngineView, HostPattern, Observed, Owner, PathPrefix};
+use crate::model::{
+    Container, ContainerState, EngineId, EngineView, HostPattern, Observed, Owner, PathPrefix,
+};
 
 /// The label that the operator's own image carries.
 const OPERATOR_LABEL: &str = "interlock.app";
@@ -25,7 +27,7 @@ pub(super) struct Candidate<'a> {
 impl Candidate<'_> {
     /// What its findings are about.
     pub(super) fn subject(&self) -> Subject {
-        Subject { route: Some(primary(&self.intent)), ..subject(self.engine, self.container) }
+        Subject::container(self.engine, self.container).with_route(primary(&self.intent))
     }
 }
 
@@ -127,9 +129,7 @@ fn left_out(candidate: &Candidate<'_>, why: Reason) -> Finding {
             format!("`{name}` is a one-off of compose (`docker compose run`), which gets no route"),
             "start the service with `docker compose up -d`".to_owned(),
         ),
-        Reason::Paused => {
-            (Verdict::Refused, format!("`{name}` is paused"), format!("docker unpause {name}"))
-        }
+        Reason::Paused => (Verdict::Refused, format!("`{name}` is paused"), format!("docker unpause {name}")),
         _ => {
             let (state, fix) = match candidate.container.state {
                 ContainerState::Created => ("was created and not started", format!("docker start {name}")),

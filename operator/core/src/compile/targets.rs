@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use interlock_crds::{ProxyKind, ServiceClusterSpec};
 
 use super::{Boot, Config, Target, Transport};
-use crate::finding::{Finding, Reason, Subject, Verdict};
+use crate::finding::{Finding, Reason, Subject, Verdict, shown};
 use crate::model::{
     AgentView, ClusterName, Container, ContainerId, ContainerState, EngineId, Observed, TargetId, Timestamp,
 };
@@ -76,16 +76,6 @@ pub(super) fn own_label<'a>(container: &'a Container, key: &str) -> Option<&'a s
     (container.image_labels.get(key) != Some(value)).then_some(value.as_str())
 }
 
-/// A container as the subject of a finding.
-pub(super) fn subject(engine: &EngineId, container: &Container) -> Subject {
-    Subject {
-        engine: Some(engine.clone()),
-        container: Some(container.id.clone()),
-        name: Some(container.name.clone()),
-        ..Subject::default()
-    }
-}
-
 fn is_agent_image(container: &Container) -> bool {
     container.image_labels.contains_key(AGENT_LABEL)
 }
@@ -137,9 +127,8 @@ impl<'a> Search<'a, '_> {
                 );
                 let subject = Subject { target: Some(draft.id.clone()), ..Subject::default() };
                 let fix = format!("set the label `{PROXY_LABEL}={}`", said.proxy.as_str());
-                self.findings.push(
-                    Finding::new(Verdict::Refused, Reason::UnknownProxy, subject, message).fix(fix),
-                );
+                self.findings
+                    .push(Finding::new(Verdict::Refused, Reason::UnknownProxy, subject, message).fix(fix));
             }
         }
         let target = Target {
@@ -265,7 +254,7 @@ impl<'a> Search<'a, '_> {
         let containers: Vec<_> = self.containers().collect();
         for (engine, container) in containers {
             let Some(value) = container.labels.get(PROXY_LABEL) else { continue };
-            let subject = || Subject { key: Some(PROXY_LABEL.to_owned()), ..subject(engine, container) };
+            let subject = || Subject::container(engine, container).with_key(PROXY_LABEL);
             if own_label(container, PROXY_LABEL).is_none() {
                 if container.state == ContainerState::Running && !is_agent_image(container) {
                     self.findings.push(label_from_image(container, value, subject()));
@@ -321,9 +310,8 @@ impl<'a> Search<'a, '_> {
                     container.name
                 );
                 let fix = format!("use the image `interlock-{}`, whose agent needs no exec", kind.as_str());
-                self.findings.push(
-                    Finding::new(Verdict::Refused, Reason::ReadOnlyDocker, subject, message).fix(fix),
-                );
+                self.findings
+                    .push(Finding::new(Verdict::Refused, Reason::ReadOnlyDocker, subject, message).fix(fix));
             }
             ContainerState::Running => {
                 let Some(id) = self.free_id(engine, container) else { return };
@@ -335,17 +323,18 @@ impl<'a> Search<'a, '_> {
                 self.add(Draft {
                     id,
                     proxy: Some(kind),
-                    transport: Transport::Exec {
-                        engine: engine.clone(),
-                        container: container.id.clone(),
-                    },
+                    transport: Transport::Exec { engine: engine.clone(), container: container.id.clone() },
                     stand,
                     cluster: Some((name, spec)),
                     trusted,
                 });
             }
             ContainerState::Exited | ContainerState::Restarting => {
-                self.exited(engine, container, Boot { engine: engine.clone(), proxy: kind, cluster: name.clone() });
+                self.exited(
+                    engine,
+                    container,
+                    Boot { engine: engine.clone(), proxy: kind, cluster: name.clone() },
+                );
             }
             ContainerState::Paused => {
                 let message = format!("the proxy `{}` is paused: it serves nobody", container.name);
@@ -367,10 +356,11 @@ impl<'a> Search<'a, '_> {
     }
 
     fn exited(&mut self, engine: &EngineId, container: &'a Container, boot: Boot) {
-        let subject = subject(engine, container);
+        let subject = Subject::container(engine, container);
         let name = &container.name;
         let fix = format!("docker start {name}");
-        let had = self.observed.receipted.contains(&container.id) || self.observed.booted.contains(&container.id);
+        let had =
+            self.observed.receipted.contains(&container.id) || self.observed.booted.contains(&container.id);
         if container.stopped_by_request || !exited_by_itself(container.exit_code) {
             let message = format!("the proxy `{name}` was stopped; Interlock leaves it stopped");
             self.findings.push(Finding::new(Verdict::Note, Reason::ProxyStopped, subject, message).fix(fix));
@@ -416,9 +406,8 @@ impl<'a> Search<'a, '_> {
             let kind = self.config.clusters.values().next().map_or(ProxyKind::Haproxy, |spec| spec.proxy);
             let message = format!("there is no proxy: no running container has the label `{PROXY_LABEL}`");
             let fix = run_line(kind, None);
-            self.findings.push(
-                Finding::new(Verdict::Waiting, Reason::NoProxy, Subject::default(), message).fix(fix),
-            );
+            self.findings
+                .push(Finding::new(Verdict::Waiting, Reason::NoProxy, Subject::default(), message).fix(fix));
         }
     }
 }
@@ -466,16 +455,16 @@ fn no_cluster(kind: ProxyKind, name: &str, why: &NoCluster, subject: Subject) ->
 
 fn label_from_image(container: &Container, value: &str, subject: Subject) -> Finding {
     let message = format!(
-        "the image of `{}` says `{PROXY_LABEL}={value}`; only the container's own label makes a proxy",
-        container.name
+        "the image of `{}` says `{PROXY_LABEL}={}`; only the container's own label makes a proxy",
+        container.name,
+        shown(value)
     );
     let fix = "if it is meant to be one, take the label out of the image and give it to the container";
     Finding::new(Verdict::Note, Reason::ProxyLabelFromImage, subject, message).fix(fix)
 }
 
 fn unknown_proxy(value: &str, subject: Subject) -> Finding {
-    let shown: String = value.chars().take(60).flat_map(char::escape_default).collect();
-    let message = format!("`{shown}` is no proxy that Interlock knows (`haproxy`, `nginx`)");
+    let message = format!("`{}` is no proxy that Interlock knows (`haproxy`, `nginx`)", shown(value));
     let nearest = KINDS
         .into_iter()
         .map(|kind| (strsim::jaro_winkler(kind.as_str(), &value.to_ascii_lowercase()), kind))

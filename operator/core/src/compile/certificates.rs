@@ -133,7 +133,7 @@ fn named(
         findings.push(not_trusted(
             member,
             subject,
-            format!("{route} is served without TLS by `{}`", member.id),
+            &format!("{route} is served without TLS by `{}`", member.id),
         ));
         return;
     }

@@ -130,7 +130,10 @@ fn json_text(schema: &Value) -> String {
 }
 
 fn yaml_text(definition: &Value) -> String {
-    format!("# Generated from the types in crds/src; do not edit.\n{}", serde_yaml::to_string(definition).unwrap())
+    format!(
+        "# Generated from the types in crds/src; do not edit.\n{}",
+        serde_yaml::to_string(definition).unwrap()
+    )
 }
 
 #[test]
@@ -172,7 +175,11 @@ fn every_field_is_described() {
     let mut found = Vec::new();
     undescribed(&editor_schema::<Configuration>("Configuration"), "", &mut found);
     let spec = definition::<ServiceClusterSpec>("ServiceCluster", "serviceclusters");
-    undescribed(&spec["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"], "spec", &mut found);
+    undescribed(
+        &spec["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"],
+        "spec",
+        &mut found,
+    );
     assert!(found.is_empty(), "without a description: {found:#?}");
 }
 
@@ -183,7 +190,9 @@ fn the_schema_closes_every_object() {
     let definitions = schema["$defs"].as_object().unwrap();
     let open: Vec<&String> = definitions
         .iter()
-        .filter(|(_, schema)| schema.get("properties").is_some() && schema["additionalProperties"] != json!(false))
+        .filter(|(_, schema)| {
+            schema.get("properties").is_some() && schema["additionalProperties"] != json!(false)
+        })
         .map(|(name, _)| name)
         .collect();
     assert!(open.is_empty(), "unknown keys pass in {open:?}");

@@ -62,21 +62,26 @@ pub(super) fn show(finding: &Finding, output: &mut Output) -> Result<(), Failure
     output.line(format!("  {}", finding.message))?;
     if let Some(fix) = &finding.fix {
         let word = output.toned(Tone::Help, "fix:");
-        // A fix of several lines (a compose snippet) stays aligned and can be copied.
-        output.line(format!("  {word} {}", fix.replace('\n', "\n       ")))?;
+        // A fix of several lines is a snippet to copy: on lines of its own.
+        let gap = if fix.contains('\n') { "\n    " } else { " " };
+        output.line(format!("  {word}{gap}{}", fix.trim_end().replace('\n', "\n    ")))?;
     }
     Ok(())
 }
 
 /// The subject in a few words: the container or proxy, the route, the key.
 fn about(subject: &Subject) -> String {
-    let container = subject.name.clone().or_else(|| subject.container.as_ref().map(|id| id.short().to_owned()));
+    let container =
+        subject.name.clone().or_else(|| subject.container.as_ref().map(|id| id.short().to_owned()));
+    let target = subject.target.as_ref();
+    let behind = container.as_ref().and(target).map(|target| format!("behind {target}"));
     let who = container
-        .or_else(|| subject.target.as_ref().map(ToString::to_string))
+        .or_else(|| target.map(ToString::to_string))
         .or_else(|| subject.cluster.as_ref().map(|name| format!("cluster {name}")))
         .or_else(|| subject.engine.as_ref().map(|name| format!("engine {name}")));
     let mut words: Vec<String> = who.into_iter().collect();
     words.extend(subject.route.clone());
     words.extend(subject.key.as_ref().map(|key| format!("({key})")));
+    words.extend(behind);
     if words.is_empty() { "operator".to_owned() } else { words.join(" ") }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use interlock_core::assign::assign;
 use interlock_core::bundle::{Bundle, Paths, Receipt};
-use interlock_core::change::Change;
+use interlock_core::change::{Change, ReloadReason};
 use interlock_core::model::{ClusterName, Digest, TargetId};
 use interlock_core::plan::{Abilities, Plan};
 use interlock_core::render::{Templates, render};
@@ -56,7 +56,8 @@ fn one(world: &World, target: &TargetId, plan: &Plan, templates: &Templates) -> 
     let agent = world.snapshot.observed.agents.get(target);
     let receipt = agent.and_then(|agent| agent.receipt.as_ref());
     let abilities = agent.map_or(Abilities::oldest(plan.settings.proxy), |agent| agent.abilities);
-    let bundle = render(plan, &assign(plan, receipt, abilities), abilities, templates).map_err(Failure::new)?;
+    let bundle =
+        render(plan, &assign(plan, receipt, abilities), abilities, templates).map_err(Failure::new)?;
     Ok(Rendered {
         cluster: plan.cluster.clone(),
         abilities,
@@ -68,16 +69,22 @@ fn one(world: &World, target: &TargetId, plan: &Plan, templates: &Templates) -> 
 
 fn change(receipt: Option<&Receipt>, bundle: &Bundle) -> String {
     match Change::between(receipt, bundle) {
-        change => format!("{change:?}"),
+        Change::None => "in step: nothing would be done".to_owned(),
+        Change::Live => "live commands would do; no reload".to_owned(),
+        Change::Reload { why: ReloadReason::First } => {
+            "one reload: it is not known to run anything of ours yet".to_owned()
+        }
+        Change::Reload { why: ReloadReason::StaticDigest } => {
+            "one reload: more than servers and maps has changed".to_owned()
+        }
     }
 }
 
 fn nothing(args: &RenderArgs, world: &World) -> Failure {
     let known: Vec<&str> = world.compiled.plans.keys().map(TargetId::as_str).collect();
     match &args.target {
-        Some(target) if !known.is_empty() => {
-            Failure::new(format!("no proxy is called `{target}`")).hint(format!("write one of `{}`", known.join("`, `")))
-        }
+        Some(target) if !known.is_empty() => Failure::new(format!("no proxy is called `{target}`"))
+            .hint(format!("write one of `{}`", known.join("`, `"))),
         _ => Failure::new("there is no proxy to render for").hint(
             "start one: `docker run -d -p 80:80 --label interlock.ext.name=haproxy haproxy`, \
              or `interlock run --embedded haproxy`",

@@ -1,6 +1,5 @@
 //! Where a command's facts come from: a file, the running operator, or one look at the engine.
 
-use std::error::Error as _;
 use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 
@@ -18,7 +17,7 @@ use super::failure::Failure;
 use super::output::Output;
 use crate::serve::Snapshot;
 use crate::serve::api::SNAPSHOT_PATH;
-use crate::settings::{Environment, Settings};
+use crate::settings::{Environment, Invalid, Settings};
 use crate::yaml;
 
 /// The largest answer that is read from an operator, in bytes.
@@ -89,9 +88,7 @@ pub(super) fn live(
                 Err(Unanswered::Failed(failure)) => return Err(failure),
             }
         }
-        let observed = super::engine::look(&settings).await?;
-        output.note("no operator was asked, so whether endpoints are ready is not known");
-        Ok(snapshot_of(settings, observed))
+        Err(Failure::new("no operator answers"))
     })
 }
 
@@ -103,13 +100,12 @@ fn from_file(file: &Path) -> Result<Observed, Failure> {
     } else {
         std::fs::read_to_string(file)
     };
-    let name = file.display();
-    let text = text.map_err(|error| Failure::new(format!("`{name}` cannot be read: {error}")))?;
+    let name = if file == Path::new("-") { "standard input".to_owned() } else { file.display().to_string() };
+    let text = text.map_err(|error| Failure::new(format!("{name} cannot be read: {error}")))?;
     yaml::from_str(&text).map_err(|error| {
-        let place = error.position.map_or_else(String::new, |at| format!(":{}:{}", at.line, at.column));
-        let field = if error.field.is_empty() { String::new() } else { format!(": `{}`", error.field) };
-        Failure::new(format!("{name}{place}{field}: {error}"))
-            .hint("`interlock observe > observed.yaml` writes such a file")
+        let fix = error.fix.clone();
+        let hint = fix.unwrap_or_else(|| "`interlock observe > observed.yaml` writes such a file".to_owned());
+        Failure::new(Invalid::of(name, &text, error)).hint(hint)
     })
 }
 
@@ -144,7 +140,9 @@ async fn from_operator(socket: &Path) -> Result<Snapshot, Unanswered> {
     if !status.is_success() {
         let words = String::from_utf8_lossy(&body);
         let failure = Failure::new(format!("the operator does not answer yet: {}", words.trim()));
-        return Err(Unanswered::Failed(failure.hint("try again in a moment; its log says what it waits for")));
+        return Err(Unanswered::Failed(
+            failure.hint("try again in a moment; its log says what it waits for"),
+        ));
     }
     serde_json::from_slice(&body).map_err(|error| {
         let failure = Failure::new(format!("the operator's answer is not understood: {error}"));

@@ -22,13 +22,13 @@ struct Report<'a> {
 /// Prints every finding; exit code 1 if a route is refused.
 pub(super) fn run(args: &LintArgs, environment: &Environment, output: &mut Output) -> Result<u8, Failure> {
     let world = World::look(&args.facts, environment, output)?;
-    let count = |verdict| world.findings.iter().filter(|finding| finding.verdict == verdict).count();
+    let count = |verdict| world.compiled.findings.iter().filter(|finding| finding.verdict == verdict).count();
     let report = Report {
         refused: count(Verdict::Refused),
         degraded: count(Verdict::Degraded),
         waiting: count(Verdict::Waiting),
         notes: count(Verdict::Note),
-        findings: &world.findings,
+        findings: &world.compiled.findings,
     };
     match args.shape.output.machine() {
         Some(form) => output.document(form, &report)?,

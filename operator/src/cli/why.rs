@@ -50,24 +50,23 @@ fn split(subject: &str) -> (&str, String) {
 
 fn people(report: &Report<'_>, output: &mut Output) -> Result<(), Failure> {
     let explanation = report.explanation;
-    let tone = tone(explanation.answer);
-    let head = output.toned(tone, word(explanation.answer));
-    output.line(format!("{head}: {}", explanation.summary))?;
+    let summary = output.toned(tone(explanation.answer), &explanation.summary);
+    output.line(summary)?;
     let rows: Vec<Vec<(Tone, String)>> =
         explanation.targets.iter().flat_map(|(target, answer)| rows(target, answer)).collect();
     if !rows.is_empty() {
         output.line("")?;
         output.table(&["PROXY", "CLUSTER", "ANSWER", "ROUTE", "CONTAINER", "ADDRESS", "STATE"], &rows)?;
     }
-    for finding in &explanation.findings {
+    if !explanation.findings.is_empty() {
         output.line("")?;
-        lint::show(finding, output)?;
+        lint::show(&explanation.findings, output)?;
     }
     for (target, status) in &report.programmed {
         if status.state != TargetState::Programmed {
             let why = status.message.as_deref().unwrap_or("a delivery is under way");
             let state = output.toned(Tone::Fair, status.state.as_str());
-            output.line(format!("\n{state}: {target} does not provably run this: {why}"))?;
+            output.line(format!("{state}: {target} does not provably run this: {why}"))?;
         }
     }
     Ok(())

@@ -1,0 +1,139 @@
+//! What the driver knows of one target between cycles.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use interlock_core::bundle::{Bundle, Receipt};
+use interlock_core::compile::Target;
+use interlock_core::finding::Finding;
+use interlock_core::model::{Digest, TargetId, Timestamp};
+use interlock_core::plan::{Abilities, Plan};
+use interlock_core::protocol::SecretText;
+use interlock_core::render::Templates;
+use interlock_core::search::Search;
+use interlock_core::{assign, render};
+
+use crate::deliver::{Handle, Wanted};
+
+/// A target, its task and what was last seen of it.
+pub struct Tracked {
+    /// As compiled; another container or start makes another target.
+    pub target: Target,
+    /// The way to its task.
+    pub handle: Option<Handle>,
+    /// Where the next assignment starts from: what was last sent, else what was last read back.
+    pub last: Option<Receipt>,
+    /// What is proven to run.
+    pub receipt: Option<Receipt>,
+    /// What was last sent.
+    pub wanted: Option<Arc<Wanted>>,
+    /// The part of the last proven plan that traffic depends on.
+    pub served: Option<Digest>,
+    /// What is wrong with it.
+    pub fault: Option<Finding>,
+    /// A search for a culprit under way: the search, the id of its check, the refusal's words.
+    pub search: Option<(Search, u64, String)>,
+    /// Docker's time of the oldest event that is not proven to be served yet.
+    pub pending_since: Option<Timestamp>,
+    /// The connection is up.
+    pub connected: bool,
+}
+
+impl Tracked {
+    /// A target that was just found.
+    pub fn new(target: Target, handle: Option<Handle>) -> Self {
+        Self {
+            target,
+            handle,
+            last: None,
+            receipt: None,
+            wanted: None,
+            served: None,
+            fault: None,
+            search: None,
+            pending_since: None,
+            connected: false,
+        }
+    }
+
+    /// Whether `target` is still the same proxy process reached the same way.
+    pub fn is(&self, target: &Target) -> bool {
+        self.target.transport == target.transport
+            && self.target.container == target.container
+            && self.target.started == target.started
+    }
+
+    /// Renders a plan from where this target stands.
+    pub fn render(
+        &self,
+        plan: &Plan,
+        abilities: Abilities,
+        templates: &Templates,
+    ) -> Result<Bundle, render::RenderError> {
+        let assignment = assign::assign(plan, self.last.as_ref(), abilities);
+        render::render(plan, &assignment, abilities, templates)
+    }
+
+    /// Wraps a bundle for delivery. `secret` finds contents by digest; what is missing is left out, and
+    /// the agent will say so.
+    pub fn wrap(
+        &self,
+        plan: &Plan,
+        bundle: Bundle,
+        secret: impl Fn(&Digest) -> Option<SecretText>,
+    ) -> Arc<Wanted> {
+        let secrets: BTreeMap<Digest, SecretText> = bundle
+            .secrets
+            .iter()
+            .filter_map(|reference| Some((reference.digest.clone(), secret(&reference.digest)?)))
+            .collect();
+        let pressing = self.served.as_ref() != Some(&plan.urgent_digest());
+        Arc::new(Wanted { bundle, secrets, pressing })
+    }
+}
+
+/// The assignment that a bundle carries, in the form that the next rendering starts from.
+pub fn assignment_of(bundle: &Bundle) -> Receipt {
+    Receipt {
+        static_digest: bundle.static_digest.clone(),
+        digest: bundle.digest.clone(),
+        servers: bundle.live.servers.clone(),
+    }
+}
+
+/// What the status and the API say of a target.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TargetStatus {
+    /// Which.
+    pub target: TargetId,
+    /// As compiled.
+    pub compiled: Target,
+    /// Whether its agent is connected.
+    pub connected: bool,
+    /// What is proven to run.
+    pub receipt: Option<Receipt>,
+    /// The digest that it should run.
+    pub desired: Option<Digest>,
+    /// Whether it runs what it should.
+    pub in_sync: bool,
+    /// What is wrong with it.
+    pub fault: Option<Finding>,
+}
+
+impl Tracked {
+    /// For status and API.
+    pub fn status(&self, id: &TargetId) -> TargetStatus {
+        let desired = self.wanted.as_ref().map(|wanted| wanted.bundle.digest.clone());
+        let in_sync = desired.is_some() && self.receipt.as_ref().map(|receipt| &receipt.digest) == desired.as_ref();
+        TargetStatus {
+            target: id.clone(),
+            compiled: self.target.clone(),
+            connected: self.connected,
+            receipt: self.receipt.clone(),
+            desired,
+            in_sync,
+            fault: self.fault.clone(),
+        }
+    }
+}

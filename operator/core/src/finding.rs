@@ -113,6 +113,8 @@ reasons! {
     ProxyLabelFromImage,
     /// `interlock.ext.name` names no proxy that Interlock knows.
     UnknownProxy,
+    /// A proxy that no cluster takes in.
+    NoCluster,
     /// The agent cannot be put into the container.
     AgentRefused,
     /// The proxy cannot be reached.
@@ -181,4 +183,18 @@ pub struct Finding {
     /// What to change, down to the line to add.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fix: Option<String>,
+}
+
+impl Finding {
+    /// A finding without a fix.
+    pub fn new(verdict: Verdict, reason: Reason, subject: Subject, message: impl Into<String>) -> Self {
+        Self { verdict, reason, subject, message: message.into(), fix: None }
+    }
+
+    /// Says what to change.
+    #[must_use]
+    pub fn fix(mut self, fix: impl Into<String>) -> Self {
+        self.fix = Some(fix.into());
+        self
+    }
 }

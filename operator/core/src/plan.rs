@@ -1,6 +1,6 @@
 //! The Plan: everything one target should serve, proxy-neutral, sorted and complete.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -30,6 +30,19 @@ pub struct Plan {
     /// The certificates that routes name, and the default one, with the digest of each.
     #[serde(default)]
     pub certificates: BTreeMap<CertificateName, PlanCertificate>,
+}
+
+impl Plan {
+    /// Covers everything but the routes and backends without an endpoint: as long as it stays the same,
+    /// what has changed serves nobody yet and need not hurry.
+    pub fn urgent_digest(&self) -> Digest {
+        let mut urgent = self.clone();
+        urgent.backends.retain(|backend| !backend.endpoints.is_empty());
+        let alive: BTreeSet<&BackendId> = urgent.backends.iter().map(|backend| &backend.id).collect();
+        urgent.routes.retain(|route| alive.contains(&route.backend));
+        // Serialising plain data with text keys cannot fail.
+        Digest::of([serde_json::to_vec(&urgent).unwrap_or_default().as_slice()])
+    }
 }
 
 /// A certificate that the target needs.

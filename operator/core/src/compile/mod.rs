@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::finding::Finding;
 use crate::model::{
-    ClusterName, ContainerId, EngineId, ProbeKey, Readiness, TargetId, Timestamp, UpstreamAddr,
+    ClusterName, ContainerId, EngineId, Owner, ProbeKey, Readiness, TargetId, Timestamp, UpstreamAddr,
 };
 use crate::plan::{Abilities, Plan};
 use crate::protocol::ProbeSet;
@@ -44,16 +44,27 @@ pub struct Compiled {
     pub boots: BTreeMap<ContainerId, Boot>,
     /// Verdicts, sorted, without duplicates.
     pub findings: Vec<Finding>,
+    /// Whether every engine was listed at least once. If not, plans may lack routes that still stand:
+    /// nothing may be delivered, attached, detached or started on their account.
+    pub complete: bool,
+    /// Who holds each claimed host and path, as `host/path` to owner: what [`Observed::ownership`]
+    /// shall say next time (`sharing: owner`).
+    ///
+    /// [`Observed::ownership`]: crate::model::Observed::ownership
+    pub ownership: BTreeMap<String, Owner>,
 }
 
 /// One proxy to keep in step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Target {
-    /// Its cluster.
-    pub cluster: ClusterName,
-    /// Which proxy it is.
-    pub proxy: ProxyKind,
+    /// Its cluster; none while the agent behind a socket has not said yet what it runs, or when no
+    /// cluster takes it. Such a target has no plan.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<ClusterName>,
+    /// Which proxy it is; none until the agent behind a socket has said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<ProxyKind>,
     /// How its agent is reached.
     pub transport: Transport,
     /// Its container, where it has one.

@@ -97,6 +97,11 @@ pub enum Freshness {
 pub struct AgentView {
     /// What its proxy can do.
     pub abilities: Abilities,
+    /// When it was first heard on its present connection. An endpoint that the proxy served then, of a
+    /// container that was started before, is believed ready until a probe says otherwise: a restarted
+    /// operator must not empty what runs. Zero: nothing is believed.
+    #[serde(default)]
+    pub since: Timestamp,
     /// The host name it sees, to find its container: Docker's default is the short id.
     #[serde(default)]
     pub hostname: String,

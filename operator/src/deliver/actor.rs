@@ -204,7 +204,8 @@ impl Actor {
     /// Sends what is due now; says when to look again.
     async fn send_due(&mut self, session: &mut Session) -> Result<Option<Instant>, DeliverError> {
         let desired = self.desired.borrow_and_update().clone();
-        if session.probes.as_ref() != Some(&desired.probes) {
+        // No probe set has been sent yet and there is nothing to probe: nothing to say.
+        if session.probes.as_deref().unwrap_or(&ProbeSet::default()) != &*desired.probes {
             session.to.send(&ToAgent::Probe((*desired.probes).clone())).await?;
             session.probes = Some(desired.probes.clone());
         }

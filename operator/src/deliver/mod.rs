@@ -87,6 +87,8 @@ pub struct Wanted {
     pub secrets: BTreeMap<Digest, SecretText>,
     /// Whether some endpoint's traffic depends on it; otherwise a reload for it may wait for company.
     pub pressing: bool,
+    /// The digest of that part: what is served once this is applied.
+    pub urgent: Digest,
 }
 
 /// What happened at a target.

@@ -23,7 +23,12 @@ pub trait Act: Send + Sync + 'static {
     /// Attaches or detaches a proxy.
     fn network<'a>(&'a self, action: &'a NetworkAction) -> Acting<'a>;
     /// Gives an exited stock proxy its first configuration and starts it.
-    fn boot<'a>(&'a self, container: &'a ContainerId, boot: &'a Boot, spec: &'a ServiceClusterSpec) -> Acting<'a>;
+    fn boot<'a>(
+        &'a self,
+        container: &'a ContainerId,
+        boot: &'a Boot,
+        spec: &'a ServiceClusterSpec,
+    ) -> Acting<'a>;
 }
 
 /// One thing to do.
@@ -38,15 +43,21 @@ pub enum Action {
 impl Action {
     fn key(&self) -> String {
         match self {
-            Self::Network(NetworkAction::Attach { container, network, .. }) => format!("attach {container} {network}"),
-            Self::Network(NetworkAction::Detach { container, network, .. }) => format!("detach {container} {network}"),
+            Self::Network(NetworkAction::Attach { container, network, .. }) => {
+                format!("attach {container} {network}")
+            }
+            Self::Network(NetworkAction::Detach { container, network, .. }) => {
+                format!("detach {container} {network}")
+            }
             Self::Boot(container, ..) => format!("boot {container}"),
         }
     }
 
     fn container(&self) -> &ContainerId {
         match self {
-            Self::Network(NetworkAction::Attach { container, .. } | NetworkAction::Detach { container, .. })
+            Self::Network(
+                NetworkAction::Attach { container, .. } | NetworkAction::Detach { container, .. },
+            )
             | Self::Boot(container, ..) => container,
         }
     }
@@ -82,7 +93,8 @@ impl Actions {
 
     /// Starts what is wanted and neither under way nor in its pause; forgets what nobody wants any more.
     pub fn want(&mut self, wanted: Vec<Action>) {
-        let wanted: BTreeMap<String, Action> = wanted.into_iter().map(|action| (action.key(), action)).collect();
+        let wanted: BTreeMap<String, Action> =
+            wanted.into_iter().map(|action| (action.key(), action)).collect();
         self.states.retain(|key, state| state.running || wanted.contains_key(key));
         for (key, action) in wanted {
             let state = self.states.entry(key).or_insert_with(|| State {

@@ -35,7 +35,8 @@ pub fn judge(outcome: &Outcome, wanted: &Wanted, abilities: Abilities) -> Next {
                 .collect(),
         ),
         Outcome::Refused(refusal) => {
-            let suspects = wanted.bundle.fragments.iter().flat_map(|fragment| fragment.intents.iter().cloned());
+            let suspects =
+                wanted.bundle.fragments.iter().flat_map(|fragment| fragment.intents.iter().cloned());
             let search = Search::new(suspects);
             if search.is_empty() {
                 return Next::Fault(Reason::BaseRefused, refusal.output.clone());

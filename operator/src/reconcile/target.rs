@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use interlock_core::bundle::{Bundle, Receipt};
-use interlock_core::compile::Target;
+use interlock_core::compile::{Target, Transport};
 use interlock_core::finding::Finding;
 use interlock_core::model::{Digest, TargetId, Timestamp};
 use interlock_core::plan::{Abilities, Plan};
@@ -58,9 +58,10 @@ impl Tracked {
 
     /// Whether `target` is still the same proxy process reached the same way.
     pub fn is(&self, target: &Target) -> bool {
-        self.target.transport == target.transport
-            && self.target.container == target.container
-            && self.target.started == target.started
+        // Behind a socket or in the outer process the agent itself says when its proxy changes; and its
+        // container is only known once it has spoken.
+        let exec = matches!(target.transport, Transport::Exec { .. });
+        self.target.transport == target.transport && (!exec || self.target.started == target.started)
     }
 
     /// Renders a plan from where this target stands.
@@ -87,8 +88,9 @@ impl Tracked {
             .iter()
             .filter_map(|reference| Some((reference.digest.clone(), secret(&reference.digest)?)))
             .collect();
-        let pressing = self.served.as_ref() != Some(&plan.urgent_digest());
-        Arc::new(Wanted { bundle, secrets, pressing })
+        let urgent = plan.urgent_digest();
+        let pressing = self.served.as_ref() != Some(&urgent);
+        Arc::new(Wanted { bundle, secrets, pressing, urgent })
     }
 }
 
@@ -125,7 +127,8 @@ impl Tracked {
     /// For status and API.
     pub fn status(&self, id: &TargetId) -> TargetStatus {
         let desired = self.wanted.as_ref().map(|wanted| wanted.bundle.digest.clone());
-        let in_sync = desired.is_some() && self.receipt.as_ref().map(|receipt| &receipt.digest) == desired.as_ref();
+        let in_sync =
+            desired.is_some() && self.receipt.as_ref().map(|receipt| &receipt.digest) == desired.as_ref();
         TargetStatus {
             target: id.clone(),
             compiled: self.target.clone(),

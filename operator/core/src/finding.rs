@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{ClusterName, ContainerId, EngineId, TargetId};
+use crate::model::{ClusterName, Container, ContainerId, EngineId, TargetId};
 
 /// What became of the thing that a finding is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -183,6 +183,42 @@ pub struct Finding {
     /// What to change, down to the line to add.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fix: Option<String>,
+}
+
+/// Foreign text as a message may carry it: shortened, with everything but printable ASCII escaped.
+pub fn shown(text: &str) -> String {
+    const MOST: usize = 80;
+    let mut shown: String = text.chars().take(MOST).flat_map(char::escape_default).collect();
+    if text.chars().nth(MOST).is_some() {
+        shown.push_str("...");
+    }
+    shown
+}
+
+impl Subject {
+    /// A container of an engine.
+    pub fn container(engine: &EngineId, container: &Container) -> Self {
+        Self {
+            engine: Some(engine.clone()),
+            container: Some(container.id.clone()),
+            name: Some(container.name.clone()),
+            ..Self::default()
+        }
+    }
+
+    /// The same subject, seen through one label or key.
+    #[must_use]
+    pub fn with_key(mut self, key: impl Into<String>) -> Self {
+        self.key = Some(key.into());
+        self
+    }
+
+    /// The same subject, narrowed to one route (`host/path`).
+    #[must_use]
+    pub fn with_route(mut self, route: impl Into<String>) -> Self {
+        self.route = Some(route.into());
+        self
+    }
 }
 
 impl Finding {

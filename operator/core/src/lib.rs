@@ -5,7 +5,9 @@
 //! `assign` and `render` turn it into a [`bundle::Bundle`], `change` says what separates a running
 //! proxy from it.
 
+pub mod assign;
 pub mod bundle;
+pub mod change;
 pub mod compile;
 pub mod finding;
 pub mod intent;

@@ -30,6 +30,10 @@ pub struct Plan {
     /// The certificates that routes name, and the default one, with the digest of each.
     #[serde(default)]
     pub certificates: BTreeMap<CertificateName, PlanCertificate>,
+    /// The digest of the secret that opens HAProxy's statistics page: a text of one line,
+    /// `Basic <base64 of user:password>`. None: there is no such page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stats: Option<Digest>,
 }
 
 impl Plan {

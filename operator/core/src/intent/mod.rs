@@ -2,11 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::finding::Finding;
 use crate::model::{
-    CertificateName, ContainerId, Digest, EngineId, HostPattern, Owner, PathPrefix, Port, RouteName,
+    CertificateName, Container, ContainerId, Digest, EngineId, HostPattern, Owner, PathPrefix, Port, RouteName,
 };
 use crate::plan::{Balance, HaproxyOption, UpstreamTls};
-use interlock_crds::ReadinessMode;
+use interlock_crds::{ReadinessMode, ServiceClusterSpec};
 
 /// One route that one workload asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,4 +109,21 @@ pub enum CheckKind {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         host: Option<String>,
     },
+}
+
+/// What one container asks for, and what is wrong with how it asks.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Parsed {
+    /// One intent for each route: the unnamed one first, then by name.
+    pub intents: Vec<Intent>,
+    /// Sorted, without duplicates.
+    pub findings: Vec<Finding>,
+}
+
+/// Reads what `container` asks for under the settings of one cluster. Total: whatever the container's
+/// labels and environment hold, the answer is intents and findings.
+pub fn parse(engine: &EngineId, container: &Container, spec: &ServiceClusterSpec) -> Parsed {
+    let _ = (engine, container, spec);
+    Parsed::default()
 }

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::{ContainerId, Port, Timestamp};
 
 /// A container and everything about it that may decide a route. Only labels under `interlock.`,
-/// `com.docker.lb.` and `com.docker.compose.` are kept, and of the environment only `INTERLOCK_DATA`,
-/// so that nobody's secrets travel further than the engine's answer.
+/// `com.docker.lb.`, `com.docker.compose.` and `com.docker.swarm.` are kept, and of the environment only
+/// `INTERLOCK_DATA`, so that nobody's secrets travel further than the engine's answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Container {

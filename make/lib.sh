@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# What the scripts share: where things are, messages, missing packages, the engine.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+ROOT=$PWD
+BUILD=$ROOT/.build
+mkdir -p "$BUILD"
+export PATH="$HOME/.cargo/bin:$PATH"
+
+if [ -t 2 ]; then BOLD=$'\e[1m'; PLAIN=$'\e[0m'; else BOLD=; PLAIN=; fi
+say() { echo "${BOLD}== $*${PLAIN}" >&2; }
+die() { echo "error: $*" >&2; exit 1; }
+have() { command -v "$1" >/dev/null 2>&1; }
+
+as_root() {
+  if [ "$(id -u)" = 0 ]; then "$@"; elif have sudo; then sudo -n "$@"; else die "this needs root: $*"; fi
+}
+
+# need PROGRAM=PACKAGE…: installs the packages of the programs that are absent, and starts none of them.
+need() {
+  local pair missing=()
+  for pair in "$@"; do
+    PATH="$PATH:/usr/sbin:/sbin" have "${pair%%=*}" || missing+=("${pair#*=}")
+  done
+  [ ${#missing[@]} -gt 0 ] || return 0
+  have apt-get || die "please install: ${missing[*]} (done here for Debian only)"
+  say "installing ${missing[*]}"
+  # A proxy that a package starts by itself would take ports 80 and 443 from people who have none to spare.
+  local policy=/usr/sbin/policy-rc.d ours=
+  if [ ! -e $policy ]; then
+    ours=1
+    printf '#!/bin/sh\n[ "$1" = docker ] || [ "$1" = containerd ] || exit 101\n' | as_root tee $policy >/dev/null
+    as_root chmod 755 $policy
+  fi
+  local result=0
+  lists
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" \
+    >"$BUILD/apt.log" 2>&1 || result=$?
+  [ -z "$ours" ] || as_root rm -f $policy
+  [ $result = 0 ] || { tail -20 "$BUILD/apt.log" >&2; die "could not install ${missing[*]}"; }
+}
+
+# Package lists, where a fresh machine has none.
+lists() {
+  [ -n "$(find /var/lib/apt/lists -name '*_Packages*' -print -quit 2>/dev/null)" ] || as_root apt-get update -qq
+}
+
+# Where `docker` itself comes from the environment (DOCKER_HOST) it is somebody's own choice and only asked.
+engine() {
+  need docker=docker.io
+  docker version >/dev/null 2>&1 && return 0
+  [ -z "${DOCKER_HOST:-}" ] || die "no Docker engine answers at DOCKER_HOST=$DOCKER_HOST"
+  PATH="$PATH:/usr/sbin:/sbin" have dockerd || need dockerd=docker.io
+  say "starting the Docker engine"
+  if [ -d /run/systemd/system ]; then
+    as_root systemctl start docker || true
+  elif ! pgrep -x dockerd >/dev/null; then
+    as_root sh -c 'setsid dockerd >/var/log/dockerd.log 2>&1 </dev/null &'
+  fi
+  for _ in $(seq 150); do docker version >/dev/null 2>&1 && return 0; sleep 0.2; done
+  docker version >&2 || true
+  die "the Docker engine does not answer (is this user allowed to use it? see /var/log/dockerd.log)"
+}
+
+# build_image DIRECTORY TAG…: a plain build; the classic builder where the client has no buildx.
+build_image() {
+  local directory=$1 arguments=() tag
+  shift
+  for tag in "$@"; do arguments+=(-t "$tag"); done
+  if docker buildx version >/dev/null 2>&1; then
+    DOCKER_BUILDKIT=1 docker build -q "${arguments[@]}" "$directory" >/dev/null
+  else
+    DOCKER_BUILDKIT=0 docker build -q "${arguments[@]}" "$directory" 2> >(grep -v -e DEPRECATED -e BuildKit -e buildx -e 'environment-variable' -e '^$' >&2) >/dev/null
+  fi
+}

@@ -181,11 +181,9 @@ impl Driver {
         let abilities: BTreeSet<Abilities> =
             self.targets.values().filter_map(|tracked| tracked.target.abilities).collect();
         if abilities.is_empty() {
-            return Ok(());
+            return;
         }
-        self.parts
-            .store
-            .update(|kept| kept.quarantine.retain(|_, entry| abilities.contains(&entry.abilities)))
+        self.keep(|kept| kept.quarantine.retain(|_, entry| abilities.contains(&entry.abilities)));
     }
 
     fn add_findings(&self, compiled: &mut Compiled) {

@@ -144,7 +144,7 @@ impl Driver {
                 // Another agent process: what was sent to the one before it may not have arrived.
                 tracked.last = welcome.proxy.receipt.clone();
                 self.parts.publisher.connected(id, &welcome);
-                self.agents.connected(id, welcome);
+                self.agents.connected(id, welcome, now());
             }
             Report::ProxyChanged(facts) => {
                 tracked.receipt = facts.receipt.clone();

@@ -34,7 +34,7 @@ pub struct Agents {
 
 impl Agents {
     /// A connection came up.
-    pub fn connected(&mut self, target: &TargetId, welcome: Welcome) {
+    pub fn connected(&mut self, target: &TargetId, welcome: Welcome, at: Timestamp) {
         // A new connection probes from nothing: what an agent before it had found is not its word.
         self.probes.remove(target);
         self.views.insert(
@@ -44,6 +44,7 @@ impl Agents {
                 hostname: welcome.hostname,
                 addresses: welcome.addresses,
                 receipt: welcome.proxy.receipt,
+                since: at,
             },
         );
     }

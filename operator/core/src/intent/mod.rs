@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::finding::Finding;
 use crate::model::{
-    CertificateName, Container, ContainerId, Digest, EngineId, HostPattern, Owner, PathPrefix, Port, RouteName,
+    CertificateName, Container, ContainerId, Digest, EngineId, HostPattern, Owner, PathPrefix, Port,
+    RouteName,
 };
 use crate::plan::{Balance, HaproxyOption, UpstreamTls};
 use interlock_crds::{ReadinessMode, ServiceClusterSpec};

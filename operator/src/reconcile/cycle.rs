@@ -14,6 +14,7 @@ use interlock_core::search::Step;
 use super::actions::Action;
 use super::driver::{Driver, now};
 use super::policy;
+use super::publish::{Cycle, Took};
 use super::target::{Tracked, assignment_of};
 use super::world;
 use crate::deliver;
@@ -29,7 +30,8 @@ impl Driver {
             &self.agents,
             self.parts.store.kept(),
         );
-        let mut compiled = compile::compile(&observed, &self.parts.config);
+        let observed_at = Instant::now();
+        let compiled = compile::compile(&observed, &self.parts.config);
         let compiled_at = Instant::now();
         self.track(&compiled.targets);
         let acts = compiled.complete && !self.parts.observe_only;
@@ -43,9 +45,21 @@ impl Driver {
             self.keep(|kept| kept.ownership = ownership);
             self.prune_quarantine();
         }
-        self.add_findings(&mut compiled);
-        let statuses = self.targets.iter().map(|(id, tracked)| tracked.status(id)).collect();
-        self.parts.publisher.cycle(observed, compiled, statuses, compiled_at - began, compiled_at.elapsed());
+        let took = Took {
+            observe: observed_at - began,
+            compile: compiled_at - observed_at,
+            render: compiled_at.elapsed(),
+        };
+        let faults = self.faults();
+        self.parts.publisher.cycle(Cycle {
+            observed,
+            compiled,
+            config: &self.parts.config,
+            targets: &self.targets,
+            faults,
+            observe_only: self.parts.observe_only,
+            took,
+        });
     }
 
     /// Starts and ends the tasks of targets as they come and go.
@@ -186,14 +200,11 @@ impl Driver {
         self.keep(|kept| kept.quarantine.retain(|_, entry| abilities.contains(&entry.abilities)));
     }
 
-    fn add_findings(&self, compiled: &mut Compiled) {
+    /// Findings that do not follow from the facts alone: of reaching, delivering, acting.
+    fn faults(&self) -> Vec<Finding> {
         let faults = self.targets.values().filter_map(|tracked| tracked.fault.clone());
-        let mut findings: Vec<Finding> = std::mem::take(&mut compiled.findings);
-        findings.extend(faults);
-        findings.extend(self.actions.findings());
-        findings.sort();
-        findings.dedup();
-        compiled.findings = findings;
+        let all: BTreeSet<Finding> = faults.chain(self.actions.findings()).collect();
+        all.into_iter().collect()
     }
 }
 

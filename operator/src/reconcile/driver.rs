@@ -154,7 +154,7 @@ impl Driver {
             Report::Probed(results) => self.agents.probed(id, results),
             Report::Lost { error, retry_in } => {
                 tracked.connected = false;
-                self.parts.publisher.lost(id, &error, retry_in);
+                self.parts.publisher.lost(id, tracked.target.cluster.as_ref(), &error, retry_in);
                 tracked.fault = Some(policy::lost(id, tracked.target.cluster.as_ref(), &error));
             }
             Report::Checked { id: check, outcome } => self.note_checked(id, check, &outcome),

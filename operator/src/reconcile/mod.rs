@@ -10,6 +10,5 @@ mod world;
 
 pub use actions::{Act, Acting};
 pub use driver::{Driver, Parts, SecretLookup};
-pub use publish::{Published, Publisher};
-pub use target::TargetStatus;
+pub use publish::Publisher;
 pub use world::Sources;

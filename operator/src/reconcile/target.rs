@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use interlock_core::bundle::{Bundle, Receipt};
 use interlock_core::compile::{Target, Transport};
-use interlock_core::finding::Finding;
-use interlock_core::model::{Digest, TargetId, Timestamp};
+use interlock_core::finding::{Finding, Reason};
+use interlock_core::model::{Digest, Timestamp};
 use interlock_core::plan::{Abilities, Plan};
 use interlock_core::protocol::SecretText;
 use interlock_core::render::Templates;
@@ -14,6 +14,7 @@ use interlock_core::search::Search;
 use interlock_core::{assign, render};
 
 use crate::deliver::{Handle, Wanted};
+use crate::serve::{TargetState, TargetStatus};
 
 /// A target, its task and what was last seen of it.
 pub struct Tracked {
@@ -103,40 +104,31 @@ pub fn assignment_of(bundle: &Bundle) -> Receipt {
     }
 }
 
-/// What the status and the API say of a target.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct TargetStatus {
-    /// Which.
-    pub target: TargetId,
-    /// As compiled.
-    pub compiled: Target,
-    /// Whether its agent is connected.
-    pub connected: bool,
-    /// What is proven to run.
-    pub receipt: Option<Receipt>,
-    /// The digest that it should run.
-    pub desired: Option<Digest>,
-    /// Whether it runs what it should.
-    pub in_sync: bool,
-    /// What is wrong with it.
-    pub fault: Option<Finding>,
-}
-
 impl Tracked {
-    /// For status and API.
-    pub fn status(&self, id: &TargetId) -> TargetStatus {
-        let desired = self.wanted.as_ref().map(|wanted| wanted.bundle.digest.clone());
-        let in_sync =
-            desired.is_some() && self.receipt.as_ref().map(|receipt| &receipt.digest) == desired.as_ref();
-        TargetStatus {
-            target: id.clone(),
-            compiled: self.target.clone(),
-            connected: self.connected,
-            receipt: self.receipt.clone(),
-            desired,
-            in_sync,
-            fault: self.fault.clone(),
-        }
+    /// Whether it provably runs what it should.
+    pub fn in_sync(&self) -> bool {
+        let desired = self.wanted.as_ref().map(|wanted| &wanted.bundle.digest);
+        desired.is_some() && self.receipt.as_ref().map(|receipt| &receipt.digest) == desired
+    }
+
+    /// For status and API; none while neither its cluster nor its proxy is known.
+    pub fn status(&self) -> Option<TargetStatus> {
+        let reason = self.fault.as_ref().map(|fault| fault.reason);
+        let state = match reason {
+            _ if self.in_sync() && self.connected => TargetState::Programmed,
+            Some(Reason::BaseRefused) => TargetState::Refused,
+            Some(Reason::ActivationFailed) => TargetState::ActivationFailed,
+            Some(Reason::ForeignOwner) => TargetState::Foreign,
+            Some(_) => TargetState::Unreachable,
+            None => TargetState::Pending,
+        };
+        Some(TargetStatus {
+            cluster: self.target.cluster.clone()?,
+            proxy: self.target.proxy?,
+            state,
+            running: self.receipt.as_ref().map(|receipt| receipt.digest.clone()),
+            wanted: self.wanted.as_ref().map(|wanted| wanted.bundle.digest.clone()),
+            message: self.fault.as_ref().map(|fault| fault.message.clone()),
+        })
     }
 }

@@ -6,12 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use interlock::deliver::{Dial, DeliverError, Dialing, Identity};
-use interlock::reconcile::{Act, Acting, Driver, Parts, Published, Publisher, Sources};
+use interlock::reconcile::{Act, Acting, Driver, Parts, Publisher, Sources};
+use interlock::serve::{Metrics, Readiness, Served, Shared, Snapshot};
 use interlock::source::EngineSnapshot;
 use interlock::store::Store;
 use interlock::wire;
 use interlock_core::bundle::{Bundle, Receipt};
 use interlock_core::compile::{Boot, Config, NetworkAction, Transport};
+use interlock_core::finding::{Finding, Reason};
 use interlock_core::model::{
     Attachment, Container, ContainerId, ContainerState, Digest, EngineId, Freshness, Health, ProbeResult,
     TargetId, Timestamp,
@@ -232,7 +234,7 @@ pub struct World {
     pub dial: FakeDial,
     pub act: FakeAct,
     pub proxy: FakeProxy,
-    pub published: watch::Receiver<Arc<Published>>,
+    pub served: Served,
     pub state: tempfile::TempDir,
     stop: watch::Sender<bool>,
     pub task: tokio::task::JoinHandle<()>,
@@ -285,7 +287,11 @@ impl World {
         let (engine, receiver) = watch::channel(first);
         let (_, certificates) = watch::channel(BTreeMap::new());
         let (_, sockets) = watch::channel(BTreeSet::new());
-        let (newest, published) = watch::channel(Arc::new(Published::default()));
+        let served = Served {
+            metrics: Metrics::new().unwrap(),
+            readiness: Readiness::default(),
+            shared: Shared::default(),
+        };
         let (stop, stopping) = watch::channel(false);
         let (dial, act) = (FakeDial::default(), FakeAct::default());
         dial.add("edge", proxy);
@@ -312,10 +318,10 @@ impl World {
             observe_only: false,
             own_container: None,
             templates: Templates::embedded(),
-            publisher: Publisher::new(newest),
+            publisher: Publisher::new(&served),
         };
         let task = tokio::spawn(Driver::new(parts).run(stopping));
-        Self { engine, dial, act, proxy: proxy.clone(), published, state, stop, task }
+        Self { engine, dial, act, proxy: proxy.clone(), served, state, stop, task }
     }
 
     /// Makes the engine fresh with the proxy and these containers.
@@ -339,11 +345,33 @@ impl World {
         panic!("never: {what}");
     }
 
-    /// Waits for a condition of what is published.
-    pub async fn published(&mut self, what: &str, condition: impl Fn(&Published) -> bool) {
-        let wait = self.published.wait_for(|published| condition(published));
-        let found = tokio::time::timeout(Duration::from_secs(100), wait).await;
-        assert!(found.is_ok(), "never: {what}");
+    /// Waits for a condition of what the API would answer.
+    pub async fn published(&self, what: &str, condition: impl Fn(&Snapshot) -> bool) {
+        for _ in 0..20_000 {
+            if self.served.shared.latest().is_some_and(|snapshot| condition(&snapshot)) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("never: {what}");
+    }
+
+    /// Every finding that holds now.
+    pub fn findings(&self) -> Vec<Finding> {
+        let Some(snapshot) = self.served.shared.latest() else { return Vec::new() };
+        let compiled = interlock_core::compile::compile(&snapshot.observed, &snapshot.config);
+        compiled.findings.into_iter().chain(snapshot.findings.clone()).collect()
+    }
+
+    /// Waits until a finding has this reason.
+    pub async fn finds(&self, reason: Reason) {
+        for _ in 0..20_000 {
+            if self.findings().iter().any(|finding| finding.reason == reason) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("never found {reason}");
     }
 
     /// Ends the driver as SIGTERM does; gives back what survives.

@@ -52,18 +52,14 @@ async fn nothing_is_delivered_before_the_first_list() {
 
 #[tokio::test(start_paused = true)]
 async fn a_failed_list_withdraws_nothing() {
-    let mut world = World::start();
+    let world = World::start();
     world.proxy.listen("10.0.0.3:80");
     world.containers([app("shop", "shop.example.com", "10.0.0.3")]);
     world.proxy_has("served", |proxy| serves(proxy.running.as_ref(), "10.0.0.3:80")).await;
     world.engine.send_modify(|snapshot| {
         snapshot.view.freshness = Freshness::Stale { since: Timestamp(5) };
     });
-    world
-        .published("the finding", |published| {
-            published.compiled.findings.iter().any(|finding| finding.reason == Reason::EngineStale)
-        })
-        .await;
+    world.finds(Reason::EngineStale).await;
     tokio::time::sleep(Duration::from_secs(120)).await;
     assert!(serves(world.proxy.state().running.as_ref(), "10.0.0.3:80"));
 }
@@ -104,7 +100,7 @@ async fn a_first_change_after_quiet_does_not_wait() {
 
 #[tokio::test(start_paused = true)]
 async fn a_blamed_route_is_left_out_and_its_neighbours_are_served() {
-    let mut world = World::start();
+    let world = World::start();
     world.proxy.state().refuses = Some(|bundle| {
         let bad: Vec<Digest> = bundle
             .fragments
@@ -118,17 +114,13 @@ async fn a_blamed_route_is_left_out_and_its_neighbours_are_served() {
     world.proxy.listen("10.0.0.4:80");
     world.containers([app("shop", "shop.example.com", "10.0.0.3"), app("bad", "bad.example.com", "10.0.0.4")]);
     world.proxy_has("the good one", |proxy| serves(proxy.running.as_ref(), "10.0.0.3:80")).await;
-    world
-        .published("the finding", |published| {
-            published.compiled.findings.iter().any(|finding| finding.reason == Reason::Quarantined)
-        })
-        .await;
+    world.finds(Reason::Quarantined).await;
     assert!(!mentions(world.proxy.state().running.as_ref().unwrap(), "bad.example.com"));
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_unnamed_culprit_is_searched_for() {
-    let mut world = World::start();
+    let world = World::start();
     world.proxy.state().refuses = Some(|bundle| mentions(bundle, "app13.example.com").then(Vec::new));
     let apps = (0..20).map(|i| {
         let ip = format!("10.0.1.{i}");
@@ -137,46 +129,34 @@ async fn an_unnamed_culprit_is_searched_for() {
     });
     world.containers(apps);
     world.proxy_has("a neighbour", |proxy| serves(proxy.running.as_ref(), "10.0.1.12:80")).await;
-    world
-        .published("one finding", |published| {
-            let blamed = published.compiled.findings.iter().filter(|finding| finding.reason == Reason::Quarantined);
-            blamed.count() == 1
-        })
-        .await;
+    world.finds(Reason::Quarantined).await;
+    let blamed = world.findings().into_iter().filter(|finding| finding.reason == Reason::Quarantined);
+    assert_eq!(blamed.count(), 1);
     assert!(world.proxy.state().checks <= 8, "{} checks", world.proxy.state().checks);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_refused_base_blames_no_route() {
-    let mut world = World::start();
+    let world = World::start();
     world.proxy.state().refuses = Some(|_| Some(Vec::new()));
     world.containers([app("shop", "shop.example.com", "10.0.0.3")]);
-    world
-        .published("the finding", |published| {
-            published.compiled.findings.iter().any(|finding| finding.reason == Reason::BaseRefused)
-        })
-        .await;
-    let findings = &world.published.borrow().compiled.findings;
-    assert!(findings.iter().all(|finding| finding.reason != Reason::Quarantined));
+    world.finds(Reason::BaseRefused).await;
+    assert!(world.findings().iter().all(|finding| finding.reason != Reason::Quarantined));
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_activation_that_failed_is_tried_again_later_and_told() {
-    let mut world = World::start();
+    let world = World::start();
     world.proxy.state().fails_activation = true;
     world.containers([]);
-    world
-        .published("the finding", |published| {
-            published.compiled.findings.iter().any(|finding| finding.reason == Reason::ActivationFailed)
-        })
-        .await;
+    world.finds(Reason::ActivationFailed).await;
     let tries = world.proxy.state().applies.len();
     tokio::time::sleep(Duration::from_secs(60)).await;
     let later = world.proxy.state().applies.len();
     assert!(later > tries && later - tries < 40, "{tries} then {later} tries in a minute");
     world.proxy.state().fails_activation = false;
     world.proxy_has("it runs", |proxy| proxy.running.is_some()).await;
-    world.published("the fault is over", |published| published.targets.iter().all(|t| t.fault.is_none())).await;
+    world.published("the fault is over", |published| published.findings.is_empty()).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -214,14 +194,10 @@ async fn a_restarted_operator_causes_no_reload() {
 
 #[tokio::test(start_paused = true)]
 async fn a_foreign_operator_is_told_and_does_not_hammer() {
-    let mut world = World::start();
+    let world = World::start();
     world.proxy.state().declines = Some(Declined::ForeignOwner { operator: "theirs".to_owned() });
     world.containers([]);
-    world
-        .published("the finding", |published| {
-            published.compiled.findings.iter().any(|finding| finding.reason == Reason::ForeignOwner)
-        })
-        .await;
+    world.finds(Reason::ForeignOwner).await;
     tokio::time::sleep(Duration::from_secs(300)).await;
     assert!(world.proxy.state().connections <= 12, "{}", world.proxy.state().connections);
 }

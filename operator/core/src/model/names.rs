@@ -373,10 +373,27 @@ text_newtype! {
 impl FromStr for Owner {
     type Err = NameError;
     fn from_str(text: &str) -> Result<Self, NameError> {
-        if text.is_empty() || text.len() > 256 || text.chars().any(char::is_control) {
+        if text.is_empty() || text.len() > Self::MOST || text.chars().any(char::is_control) {
             return Err(NameError::new("owner", text, "it must be 1 to 256 printable characters"));
         }
         Ok(Self(text.to_owned()))
+    }
+}
+
+impl Owner {
+    /// The longest text.
+    const MOST: usize = 256;
+
+    /// Any text as an owner: control characters and what is too long are dropped.
+    pub fn lossy(text: &str) -> Self {
+        let mut kept = String::new();
+        for c in text.chars().filter(|c| !c.is_control()) {
+            if kept.len() + c.len_utf8() > Self::MOST {
+                break;
+            }
+            kept.push(c);
+        }
+        if kept.is_empty() { Self("-".to_owned()) } else { Self(kept) }
     }
 }
 

@@ -140,15 +140,15 @@ impl Driver {
             Report::Connected(welcome) => {
                 tracked.connected = true;
                 tracked.fault = None;
-                tracked.receipt = welcome.proxy.receipt.clone();
+                tracked.receipt.clone_from(&welcome.proxy.receipt);
                 // Another agent process: what was sent to the one before it may not have arrived.
-                tracked.last = welcome.proxy.receipt.clone();
+                tracked.last.clone_from(&welcome.proxy.receipt);
                 self.parts.publisher.connected(id, &welcome);
                 self.agents.connected(id, welcome, now());
             }
             Report::ProxyChanged(facts) => {
-                tracked.receipt = facts.receipt.clone();
-                tracked.last = facts.receipt.clone();
+                tracked.receipt.clone_from(&facts.receipt);
+                tracked.last.clone_from(&facts.receipt);
                 self.agents.proxy_changed(id, facts);
             }
             Report::Probed(results) => self.agents.probed(id, results),
@@ -185,7 +185,7 @@ impl Driver {
             return;
         }
         // Nothing was changed: the next assignment starts from what is proven to run.
-        tracked.last = tracked.receipt.clone();
+        tracked.last.clone_from(&tracked.receipt);
         let abilities = self.abilities(id);
         let Some(tracked) = self.targets.get_mut(id) else { return };
         match policy::judge(outcome, wanted, abilities) {

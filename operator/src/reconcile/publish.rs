@@ -76,7 +76,13 @@ impl Publisher {
         tracing::warn!(%target, error = policy::chain(error), ?retry_in, "agent not connected");
     }
 
-    pub(super) fn applied(&mut self, target: &TargetId, tracked: &Tracked, wanted: &Wanted, outcome: &Outcome) {
+    pub(super) fn applied(
+        &mut self,
+        target: &TargetId,
+        tracked: &Tracked,
+        wanted: &Wanted,
+        outcome: &Outcome,
+    ) {
         let digest = &wanted.bundle.digest;
         let cluster = &wanted.bundle.cluster;
         let counted = match outcome {
@@ -89,7 +95,8 @@ impl Publisher {
                 self.metrics.backoff(cluster, Duration::ZERO);
                 self.metrics.programmed(cluster, driver::now());
                 self.metrics.live_updates(cluster, applied.commands);
-                self.metrics.stage(Stage::Apply, Duration::from_millis(applied.check_ms + applied.activate_ms));
+                self.metrics
+                    .stage(Stage::Apply, Duration::from_millis(applied.check_ms + applied.activate_ms));
                 self.changed |= !applied.reload.is_empty() || applied.commands > 0;
                 if !applied.reload.is_empty() {
                     self.metrics.reloaded(cluster, applied.reload.iter().map(String::as_str));
@@ -140,11 +147,8 @@ impl Publisher {
         if cycle.compiled.complete {
             self.readiness.ready();
         }
-        let targets = cycle
-            .targets
-            .iter()
-            .filter_map(|(id, tracked)| Some((id.clone(), tracked.status()?)))
-            .collect();
+        let targets =
+            cycle.targets.iter().filter_map(|(id, tracked)| Some((id.clone(), tracked.status()?))).collect();
         self.shared.publish(Snapshot {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             config: cycle.config.clone(),
@@ -175,7 +179,8 @@ impl Publisher {
     }
 
     fn count_cluster(&self, name: &ClusterName, cycle: &Cycle<'_>) {
-        let own = || cycle.targets.iter().filter(|(_, tracked)| tracked.target.cluster.as_ref() == Some(name));
+        let own =
+            || cycle.targets.iter().filter(|(_, tracked)| tracked.target.cluster.as_ref() == Some(name));
         self.metrics.out_of_sync(name, own().filter(|(_, tracked)| !tracked.in_sync()).count());
         let slots = || {
             own()
@@ -227,7 +232,8 @@ fn subject(finding: &Finding) -> String {
 
 fn log(finding: &Finding) {
     let subject = subject(finding);
-    let (reason, message, fix) = (finding.reason, &finding.message, finding.fix.as_deref().unwrap_or_default());
+    let (reason, message, fix) =
+        (finding.reason, &finding.message, finding.fix.as_deref().unwrap_or_default());
     match finding.verdict {
         Verdict::Refused | Verdict::Degraded => tracing::warn!(%reason, subject, fix, "{message}"),
         Verdict::Waiting | Verdict::Note => tracing::info!(%reason, subject, fix, "{message}"),

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use interlock::deliver::{Dial, DeliverError, Dialing, Identity};
+use interlock::deliver::{DeliverError, Dial, Dialing, Identity};
 use interlock::reconcile::{Act, Acting, Driver, Parts, Publisher, Sources};
 use interlock::serve::{Metrics, Readiness, Served, Shared, Snapshot};
 use interlock::source::EngineSnapshot;
@@ -27,37 +27,37 @@ use tokio::sync::{mpsc, watch};
 
 /// What a fake proxy has been through.
 #[derive(Default)]
-pub struct ProxyState {
-    pub running: Option<Bundle>,
-    pub applies: Vec<Digest>,
-    pub checks: u32,
-    pub reloads: u32,
-    pub reload_times: Vec<tokio::time::Instant>,
-    pub live: u32,
-    pub connections: u32,
+pub(crate) struct ProxyState {
+    pub(crate) running: Option<Bundle>,
+    pub(crate) applies: Vec<Digest>,
+    pub(crate) checks: u32,
+    pub(crate) reloads: u32,
+    pub(crate) reload_times: Vec<tokio::time::Instant>,
+    pub(crate) live: u32,
+    pub(crate) connections: u32,
     /// Refuses bundles for which this says so; the culprits as the checker would name them.
-    pub refuses: Option<fn(&Bundle) -> Option<Vec<Digest>>>,
-    pub fails_activation: bool,
-    pub down: bool,
-    pub declines: Option<Declined>,
+    pub(crate) refuses: Option<fn(&Bundle) -> Option<Vec<Digest>>>,
+    pub(crate) fails_activation: bool,
+    pub(crate) down: bool,
+    pub(crate) declines: Option<Declined>,
     /// Addresses whose probes pass.
-    pub listening: BTreeSet<SocketAddr>,
+    pub(crate) listening: BTreeSet<SocketAddr>,
     /// How long an apply takes.
-    pub slow: Duration,
+    pub(crate) slow: Duration,
     kick: Option<mpsc::UnboundedSender<()>>,
 }
 
 /// A proxy with an agent, without either.
 #[derive(Clone, Default)]
-pub struct FakeProxy(Arc<Mutex<ProxyState>>);
+pub(crate) struct FakeProxy(Arc<Mutex<ProxyState>>);
 
 impl FakeProxy {
-    pub fn state(&self) -> MutexGuard<'_, ProxyState> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, ProxyState> {
         self.0.lock().unwrap()
     }
 
     /// Makes an address pass its probes from now on.
-    pub fn listen(&self, address: &str) {
+    pub(crate) fn listen(&self, address: &str) {
         let mut state = self.state();
         state.listening.insert(address.parse().unwrap());
         if let Some(kick) = &state.kick {
@@ -65,7 +65,11 @@ impl FakeProxy {
         }
     }
 
-    fn answer(&self, message: ToAgent, probes: &mut interlock_core::protocol::ProbeSet) -> Option<ToOperator> {
+    fn answer(
+        &self,
+        message: ToAgent,
+        probes: &mut interlock_core::protocol::ProbeSet,
+    ) -> Option<ToOperator> {
         let mut state = self.state();
         match message {
             ToAgent::Hello(_) | ToAgent::Ping => Some(ToOperator::Pong),
@@ -83,7 +87,8 @@ impl FakeProxy {
             }
             ToAgent::Apply(apply) => {
                 state.applies.push(apply.bundle.digest.clone());
-                let outcome = if let Some(culprits) = state.refuses.and_then(|refuses| refuses(&apply.bundle)) {
+                let outcome = if let Some(culprits) = state.refuses.and_then(|refuses| refuses(&apply.bundle))
+                {
                     refused(culprits)
                 } else if state.fails_activation {
                     Outcome::ActivationFailed { reason: "port 80 is taken".to_owned() }
@@ -132,10 +137,10 @@ fn applied(state: &mut ProxyState, bundle: &Bundle) -> Outcome {
 
 /// Reaches fake proxies.
 #[derive(Clone, Default)]
-pub struct FakeDial(Arc<Mutex<BTreeMap<TargetId, FakeProxy>>>);
+pub(crate) struct FakeDial(Arc<Mutex<BTreeMap<TargetId, FakeProxy>>>);
 
 impl FakeDial {
-    pub fn add(&self, target: &str, proxy: &FakeProxy) {
+    pub(crate) fn add(&self, target: &str, proxy: &FakeProxy) {
         self.0.lock().unwrap().insert(target.parse().unwrap(), proxy.clone());
     }
 }
@@ -201,7 +206,8 @@ async fn agent(fake: FakeProxy, stream: tokio::io::DuplexStream, proxy: ProxyKin
         }
         let results: BTreeMap<_, _> = {
             let state = fake.state();
-            let passing = probes.probes.iter().filter(|(_, probe)| state.listening.contains(&probe.address.get()));
+            let passing =
+                probes.probes.iter().filter(|(_, probe)| state.listening.contains(&probe.address.get()));
             passing
                 .map(|(key, _)| (key.clone(), ProbeResult { passing: true, passed_once: true, error: None }))
                 .collect()
@@ -214,7 +220,7 @@ async fn agent(fake: FakeProxy, stream: tokio::io::DuplexStream, proxy: ProxyKin
 
 /// Notes what the driver wanted done.
 #[derive(Clone, Default)]
-pub struct FakeAct(pub Arc<Mutex<Vec<String>>>);
+pub(crate) struct FakeAct(pub(crate) Arc<Mutex<Vec<String>>>);
 
 impl Act for FakeAct {
     fn network<'a>(&'a self, action: &'a NetworkAction) -> Acting<'a> {
@@ -229,19 +235,19 @@ impl Act for FakeAct {
 }
 
 /// A driver with fakes around it.
-pub struct World {
-    pub engine: watch::Sender<EngineSnapshot>,
-    pub dial: FakeDial,
-    pub act: FakeAct,
-    pub proxy: FakeProxy,
-    pub served: Served,
-    pub state: tempfile::TempDir,
-    stop: watch::Sender<bool>,
-    pub task: tokio::task::JoinHandle<()>,
+pub(crate) struct World {
+    pub(crate) engine: watch::Sender<EngineSnapshot>,
+    pub(crate) dial: FakeDial,
+    pub(crate) act: FakeAct,
+    pub(crate) proxy: FakeProxy,
+    pub(crate) served: Served,
+    pub(crate) state: tempfile::TempDir,
+    pub(crate) stop: watch::Sender<bool>,
+    pub(crate) task: tokio::task::JoinHandle<()>,
 }
 
 /// A container with the usual defaults; ids are made from the name.
-pub fn container(name: &str, labels: &[(&str, &str)], ip: &str) -> Container {
+pub(crate) fn container(name: &str, labels: &[(&str, &str)], ip: &str) -> Container {
     let id: String = name.bytes().map(|b| format!("{b:02x}")).collect();
     Container {
         id: format!("{id:0<64}").parse().unwrap(),
@@ -273,17 +279,17 @@ pub fn container(name: &str, labels: &[(&str, &str)], ip: &str) -> Container {
 }
 
 /// An app that asks for `host`.
-pub fn app(name: &str, host: &str, ip: &str) -> Container {
+pub(crate) fn app(name: &str, host: &str, ip: &str) -> Container {
     container(name, &[("interlock.host", host)], ip)
 }
 
 impl World {
     /// A haproxy container `edge` and a running driver.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::start_in(tempfile::tempdir().unwrap(), &FakeProxy::default(), EngineSnapshot::default())
     }
 
-    pub fn start_in(state: tempfile::TempDir, proxy: &FakeProxy, first: EngineSnapshot) -> Self {
+    pub(crate) fn start_in(state: tempfile::TempDir, proxy: &FakeProxy, first: EngineSnapshot) -> Self {
         let (engine, receiver) = watch::channel(first);
         let (_, certificates) = watch::channel(BTreeMap::new());
         let (_, sockets) = watch::channel(BTreeSet::new());
@@ -325,7 +331,7 @@ impl World {
     }
 
     /// Makes the engine fresh with the proxy and these containers.
-    pub fn containers(&self, apps: impl IntoIterator<Item = Container>) {
+    pub(crate) fn containers(&self, apps: impl IntoIterator<Item = Container>) {
         let edge = container("edge", &[("interlock.ext.name", "haproxy")], "10.0.0.2");
         self.engine.send_modify(|snapshot| {
             snapshot.view.freshness = Freshness::Fresh;
@@ -335,7 +341,7 @@ impl World {
     }
 
     /// Waits for a condition of the fake proxy; time is paused, so a deadline costs nothing.
-    pub async fn proxy_has(&self, what: &str, condition: impl Fn(&ProxyState) -> bool) {
+    pub(crate) async fn proxy_has(&self, what: &str, condition: impl Fn(&ProxyState) -> bool) {
         for _ in 0..20_000 {
             if condition(&self.proxy.state()) {
                 return;
@@ -346,7 +352,7 @@ impl World {
     }
 
     /// Waits for a condition of what the API would answer.
-    pub async fn published(&self, what: &str, condition: impl Fn(&Snapshot) -> bool) {
+    pub(crate) async fn published(&self, what: &str, condition: impl Fn(&Snapshot) -> bool) {
         for _ in 0..20_000 {
             if self.served.shared.latest().is_some_and(|snapshot| condition(&snapshot)) {
                 return;
@@ -357,14 +363,14 @@ impl World {
     }
 
     /// Every finding that holds now.
-    pub fn findings(&self) -> Vec<Finding> {
+    pub(crate) fn findings(&self) -> Vec<Finding> {
         let Some(snapshot) = self.served.shared.latest() else { return Vec::new() };
         let compiled = interlock_core::compile::compile(&snapshot.observed, &snapshot.config);
         compiled.findings.into_iter().chain(snapshot.findings.clone()).collect()
     }
 
     /// Waits until a finding has this reason.
-    pub async fn finds(&self, reason: Reason) {
+    pub(crate) async fn finds(&self, reason: Reason) {
         for _ in 0..20_000 {
             if self.findings().iter().any(|finding| finding.reason == reason) {
                 return;
@@ -375,7 +381,7 @@ impl World {
     }
 
     /// Ends the driver as SIGTERM does; gives back what survives.
-    pub async fn stop(self) -> (tempfile::TempDir, FakeProxy) {
+    pub(crate) async fn stop(self) -> (tempfile::TempDir, FakeProxy) {
         self.stop.send_replace(true);
         self.task.await.unwrap();
         (self.state, self.proxy)

@@ -5,8 +5,9 @@ use std::fs;
 use interlock_crds::{Configuration, LogFormat};
 use serde_json::{Map, Value, json};
 
+use super::error::line_of;
 use super::{Environment, Flags, Invalid, SettingsError};
-use crate::yaml::{self, YamlError};
+use crate::yaml;
 
 /// The texts and flags that speak, weakest first.
 pub(super) struct Layers {
@@ -83,37 +84,8 @@ impl Text {
                 let typed = serde_json::to_value(typed).unwrap_or_default();
                 Ok(Self { origin, text, said: masked(typed, &raw) })
             }
-            Err(error) => Err(unreadable(origin, &text, error).into()),
+            Err(error) => Err(Invalid::of(origin, &text, error).into()),
         }
-    }
-}
-
-fn unreadable(origin: String, text: &str, error: YamlError) -> Invalid {
-    let line = error.position.and_then(|at| line_of(text, at.line));
-    let fix = suggestion(&error.message);
-    Invalid { origin, position: error.position, line, field: error.field, message: error.message, fix }
-}
-
-/// The line, shortened: a whole file on one line helps nobody.
-fn line_of(text: &str, number: usize) -> Option<String> {
-    let line = text.lines().nth(number.checked_sub(1)?)?;
-    Some(line.chars().take(120).map(|c| if c.is_control() { ' ' } else { c }).collect())
-}
-
-/// From "unknown field `a`, expected one of `b`, `c`" the name that was probably meant.
-fn suggestion(message: &str) -> Option<String> {
-    let (found, expected) = message.split_once(", expected ")?;
-    let wrong = found.split('`').nth(1)?;
-    let names: Vec<&str> = expected.split('`').skip(1).step_by(2).collect();
-    let near = names
-        .iter()
-        .map(|name| (strsim::jaro_winkler(&name.to_lowercase(), &wrong.to_lowercase()), name))
-        .filter(|(likeness, _)| *likeness > 0.8)
-        .max_by(|a, b| a.0.total_cmp(&b.0));
-    match near {
-        Some((_, name)) => Some(format!("did you mean `{name}`?")),
-        None if names.is_empty() => None,
-        None => Some(format!("write one of `{}`", names.join("`, `"))),
     }
 }
 

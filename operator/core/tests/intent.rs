@@ -694,6 +694,8 @@ fn check_intervals_are_whole_milliseconds() {
         assert_eq!(parsed.intents[0].check.as_ref().and_then(|check| check.interval_ms), expected, "{text}");
         assert_eq!(told(&parsed).is_empty(), expected.is_some(), "{text}");
     }
+    let control = read(&container(&[SHOP, ("interlock.health_check", "tcp-check\r\nx")]));
+    assert!(control.findings[0].message.contains("control characters"), "{:?}", control.findings);
     let alone = read(&container(&[SHOP, ("interlock.health_check_interval", "100")]));
     assert_eq!(alone.intents[0].check.as_ref().map(|check| &check.kind), Some(&CheckKind::Tcp));
     let seconds = read(&container(&[SHOP, ("interlock.health_check_interval", "5s")]));

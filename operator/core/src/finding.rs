@@ -106,6 +106,8 @@ reasons! {
     CertificateMismatch,
     /// The cluster names no proxies, so that none may hold a key.
     ProxyNotTrusted,
+    /// A secret that the configuration names cannot be read.
+    SecretUnreadable,
     // Proxies.
     /// A proxy container that a person stopped.
     ProxyStopped,

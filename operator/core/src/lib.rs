@@ -9,6 +9,7 @@ pub mod assign;
 pub mod bundle;
 pub mod change;
 pub mod compile;
+pub mod explain;
 pub mod finding;
 pub mod intent;
 pub mod model;

@@ -78,7 +78,11 @@ mod tests {
         let mut pace = Pace::new(500);
         pace.reloaded(NOW);
         for ms in (0..500).step_by(10) {
-            assert_eq!(pace.due(at(ms), Urgency::Reload), at(500), "a later change must not push the time out");
+            assert_eq!(
+                pace.due(at(ms), Urgency::Reload),
+                at(500),
+                "a later change must not push the time out"
+            );
         }
         assert_eq!(pace.due(at(500), Urgency::Reload), at(500));
     }

@@ -112,18 +112,19 @@ impl BackendId {
         if self.path.is_root() {
             return host;
         }
-        let plain = self.path.as_str().bytes().all(|b| b.is_ascii_alphanumeric() || b"-./".contains(&b));
-        let path: String = self
-            .path
-            .as_str()
+        // A plain path never makes two underscores in a row, so that no other path's name can be taken.
+        // Upper case is not plain: nginx compares upstream names without it.
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-./".contains(&b);
+        let text = self.path.as_str();
+        let path: String = text
             .chars()
-            .map(|c| if c.is_ascii_alphanumeric() || "-.".contains(c) { c } else { '_' })
+            .map(|c| if c.is_ascii_alphanumeric() || "-.".contains(c) { c.to_ascii_lowercase() } else { '_' })
             .collect();
-        if plain {
+        if text.bytes().all(plain) {
             return format!("{host}{path}");
         }
-        let digest = Digest::of([self.path.as_str().as_bytes()]);
-        format!("{host}{path}.{}", &digest.as_str()[..8])
+        let digest = Digest::of([text.as_bytes()]);
+        format!("{host}{path}__{}", &digest.as_str()[..16])
     }
 }
 

@@ -10,9 +10,9 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 use interlock_core::model::{Container, Digest};
 use interlock_crds::ProxyKind;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::io::StreamReader;
 
+use super::{Reader, Writer};
 use crate::docker::actions::{ActionError, archive, writable};
 use crate::docker::{Client, DockerError};
 
@@ -48,6 +48,16 @@ pub enum ExecError {
         /// The proxy's name.
         proxy: &'static str,
     },
+}
+
+impl ExecError {
+    /// Whether trying again cannot help before somebody changes the container or the configuration.
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::NotExecutable { .. } | Self::OwnBinary { .. } => true,
+            Self::Action(action) => action.is_final(),
+        }
+    }
 }
 
 impl From<DockerError> for ExecError {
@@ -101,14 +111,9 @@ impl AgentBinary {
     }
 }
 
-/// What comes from the agent: its standard output. An agent that could not be started, or that ended,
-/// shows as an error or as the end.
-pub type Reader = StreamReader<Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>, Bytes>;
-/// What goes to the agent: its standard input.
-pub type Writer = Pin<Box<dyn AsyncWrite + Send>>;
-
 /// Starts an agent for `proxy` inside a running container and connects to it. The binary is sent only if
-/// this build's is not there yet. Dropping both ends closes the agent's standard input, which ends it.
+/// this build's is not there yet. What is read is the agent's standard output: an agent that could not be
+/// started shows as an error of the first read, one that ended as the end. Dropping both ends closes the agent's standard input, which ends it.
 pub async fn connect(
     client: &Client,
     container: &Container,
@@ -185,19 +190,10 @@ async fn attach(
         std::future::ready(out)
     });
     let bytes: Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>> = Box::pin(bytes);
-    Ok((StreamReader::new(bytes), exec.input))
+    Ok((Box::new(StreamReader::new(bytes)), Box::new(exec.input)))
 }
 
 /// Whether these are the engine's words for a process that never ran.
 fn failed_to_start(words: &[u8]) -> bool {
     words.starts_with(b"OCI runtime exec failed") || words.starts_with(b"exec failed") || words.starts_with(b"unable to start container process")
 }
-
-/// Both ends can be handed to a task.
-const _: fn() = || {
-    fn sendable<T: Send + Unpin>() {}
-    fn reads<T: AsyncRead>() {}
-    sendable::<Reader>();
-    sendable::<Writer>();
-    reads::<Reader>();
-};

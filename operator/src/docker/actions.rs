@@ -54,6 +54,16 @@ pub enum ActionError {
     },
 }
 
+impl ActionError {
+    /// Whether trying again cannot help before somebody changes the container or the configuration.
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Docker(error) => matches!(error, DockerError::ReadOnly { .. } | DockerError::Forbidden { .. }),
+            Self::OnMount { .. } | Self::ReadOnlyRoot { .. } | Self::Path { .. } => true,
+        }
+    }
+}
+
 /// A file that a stock image wants before it starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FirstConfiguration {

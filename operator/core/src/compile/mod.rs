@@ -1,16 +1,28 @@
 //! Compile: facts to plans and findings. A total function: no IO, no clock, no `Result`.
 
+mod address;
+mod certificates;
+mod merge;
+mod networks;
+mod readiness;
+mod select;
+mod serve;
+mod targets;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use interlock_crds::{ProxyKind, ServiceClusterSpec};
 use serde::{Deserialize, Serialize};
 
-use crate::finding::Finding;
+use crate::finding::{Finding, Reason, Subject, Verdict};
 use crate::model::{
-    ClusterName, ContainerId, EngineId, Owner, ProbeKey, Readiness, TargetId, Timestamp, UpstreamAddr,
+    ClusterName, ContainerId, EngineId, Freshness, Observed, Owner, ProbeKey, Readiness, TargetId, Timestamp,
+    UpstreamAddr,
 };
 use crate::plan::{Abilities, Plan};
 use crate::protocol::ProbeSet;
+use select::Claims;
+pub use targets::{AGENT_LABEL, EMBEDDED, PROXY_LABEL};
 
 /// The settings that compiling depends on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -159,4 +171,83 @@ pub struct Boot {
     pub proxy: ProxyKind,
     /// Its cluster, for the ports of the first configuration.
     pub cluster: ClusterName,
+}
+
+/// Everything that follows from one snapshot: a total function of its arguments, whatever their order.
+pub fn compile(observed: &Observed, config: &Config) -> Compiled {
+    let mut compiled = Compiled {
+        complete: !observed.engines.is_empty()
+            && observed.engines.values().all(crate::model::EngineView::known),
+        ..Compiled::default()
+    };
+    engines(observed, &mut compiled.findings);
+    let proxies = targets::find(observed, config, &mut compiled.findings);
+    let mut claims: BTreeMap<&ClusterName, Claims<'_>> = BTreeMap::new();
+    for (name, spec) in served_clusters(config, &proxies) {
+        claims.insert(name, select::claims(observed, spec, &proxies, &mut compiled.findings));
+    }
+    let mut ownership = BTreeMap::new();
+    for member in &proxies.members {
+        if let Some(claims) = claims.get(member.cluster) {
+            let serving = serve::Serving { member, claims, observed, config };
+            serving.serve(&mut compiled, &mut ownership);
+        }
+    }
+    compiled.ownership = remembered(observed, &claims, ownership, compiled.complete);
+    compiled.targets = proxies.targets;
+    compiled.boots = proxies.boots;
+    compiled.placements.sort_by(|a, b| {
+        (&a.target, &a.route, &a.name, &a.container, a.address).cmp(&(
+            &b.target,
+            &b.route,
+            &b.name,
+            &b.container,
+            b.address,
+        ))
+    });
+    compiled.findings.sort();
+    compiled.findings.dedup();
+    compiled
+}
+
+/// The clusters that have a proxy; while there is none at all, every one, so that mistakes are told early.
+fn served_clusters<'a>(
+    config: &'a Config,
+    proxies: &targets::Proxies<'a>,
+) -> impl Iterator<Item = (&'a ClusterName, &'a ServiceClusterSpec)> {
+    let served: BTreeSet<&ClusterName> = proxies.members.iter().map(|member| member.cluster).collect();
+    config.clusters.iter().filter(move |(name, _)| served.is_empty() || served.contains(name))
+}
+
+fn engines(observed: &Observed, findings: &mut Vec<Finding>) {
+    for (engine, view) in &observed.engines {
+        let message = match view.freshness {
+            Freshness::Fresh => continue,
+            Freshness::Never => {
+                format!("the engine `{engine}` has not been listed yet: nothing is changed until it has")
+            }
+            Freshness::Stale { .. } => {
+                format!("the engine `{engine}` does not answer: what it said last is served on")
+            }
+        };
+        let subject = Subject { engine: Some(engine.clone()), ..Subject::default() };
+        findings.push(Finding::new(Verdict::Degraded, Reason::EngineStale, subject, message));
+    }
+}
+
+/// What was settled now, and what was before as far as its owner still claims it. While an engine is
+/// unknown, nobody's claim lapses.
+fn remembered(
+    observed: &Observed,
+    claims: &BTreeMap<&ClusterName, Claims<'_>>,
+    settled: BTreeMap<String, Owner>,
+    complete: bool,
+) -> BTreeMap<String, Owner> {
+    let still = |route: &str, owner: &Owner| {
+        claims.values().any(|claims| claims.owners.get(route).is_some_and(|owners| owners.contains(owner)))
+    };
+    let mut ownership = observed.ownership.clone();
+    ownership.retain(|route, owner| !complete || still(route, owner));
+    ownership.extend(settled);
+    ownership
 }

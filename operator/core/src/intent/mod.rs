@@ -1,13 +1,26 @@
 //! Intents: what one workload asks for, parsed out of its dialect into types that cannot be wrong.
 
+mod check;
+mod data;
+mod host;
+pub mod keys;
+mod labels;
+mod owner;
+mod read;
+mod route;
+mod said;
+mod value;
+
+pub use read::parse;
+
 use serde::{Deserialize, Serialize};
 
 use crate::finding::Finding;
 use crate::model::{
-    CertificateName, Container, ContainerId, Digest, EngineId, HostPattern, Owner, PathPrefix, Port, RouteName,
+    CertificateName, ContainerId, Digest, EngineId, HostPattern, Owner, PathPrefix, Port, RouteName,
 };
 use crate::plan::{Balance, HaproxyOption, UpstreamTls};
-use interlock_crds::{ReadinessMode, ServiceClusterSpec};
+use interlock_crds::ReadinessMode;
 
 /// One route that one workload asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,11 +132,4 @@ pub struct Parsed {
     pub intents: Vec<Intent>,
     /// Sorted, without duplicates.
     pub findings: Vec<Finding>,
-}
-
-/// Reads what `container` asks for under the settings of one cluster. Total: whatever the container's
-/// labels and environment hold, the answer is intents and findings.
-pub fn parse(engine: &EngineId, container: &Container, spec: &ServiceClusterSpec) -> Parsed {
-    let _ = (engine, container, spec);
-    Parsed::default()
 }

@@ -54,6 +54,10 @@ pub struct Observed {
     /// The certificates in each cluster's folder.
     #[serde(default)]
     pub certificates: BTreeMap<ClusterName, BTreeMap<CertificateName, CertificateView>>,
+    /// The digest of each cluster's credential for the statistics page, where its password file could be
+    /// read; see [`Plan::stats`](crate::plan::Plan::stats).
+    #[serde(default)]
+    pub stats: BTreeMap<ClusterName, Digest>,
     /// Who holds each claimed host and path (`sharing: owner`), as `host/path` to owner.
     #[serde(default)]
     pub ownership: BTreeMap<String, super::Owner>,

@@ -18,7 +18,7 @@ use super::convert::{self, ImageFacts, Inspected, Listed};
 use super::event::{ACTIONS, Event};
 use super::state::State;
 use crate::docker::{Client, DockerError};
-use crate::retry::Retry;
+use crate::retry::Backoff;
 use crate::source::EngineSnapshot;
 
 /// Inspections under way at once.
@@ -44,7 +44,7 @@ pub(super) struct Follower {
     state: State,
     images: Images,
     address: Option<IpAddr>,
-    retry: Retry,
+    retry: Backoff,
 }
 
 /// Why following ended.
@@ -92,7 +92,7 @@ impl Follower {
             state: State::default(),
             images: Images::default(),
             address: None,
-            retry: Retry::new(Duration::from_millis(200), Duration::from_secs(10)),
+            retry: Backoff::new(Duration::from_millis(200), Duration::from_secs(10)),
         }
     }
 
@@ -113,7 +113,7 @@ impl Follower {
                     self.state.lost(now(), text);
                     self.publish();
                     tokio::select! {
-                        () = sleep(self.retry.wait()) => {}
+                        () = sleep(self.retry.pause()) => {}
                         () = self.sender.closed() => return,
                     }
                 }

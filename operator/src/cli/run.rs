@@ -1,0 +1,59 @@
+//! `interlock run`: watch Docker and keep every proxy in step.
+
+use super::OK;
+use super::args::RunArgs;
+use super::failure::Failure;
+use crate::logging;
+use crate::serve::{Listeners, Metrics, Readiness, ServeError, Served, Shared};
+use crate::settings::{Environment, Settings};
+
+/// Runs until SIGTERM or SIGINT. Proxies go on serving what they have.
+pub(super) fn run(args: &RunArgs, environment: &Environment) -> Result<u8, Failure> {
+    let settings = Settings::load(&args.flags(), environment)?;
+    logging::start(&settings.log, !environment.no_color);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(operate(settings))
+}
+
+async fn operate(settings: Settings) -> Result<u8, Failure> {
+    let served = Served {
+        metrics: Metrics::new().map_err(Failure::new)?,
+        readiness: Readiness::default(),
+        shared: Shared::default(),
+    };
+    for cluster in settings.config.clusters.keys() {
+        served.metrics.know_cluster(cluster);
+    }
+    let listeners = listen(&settings).await?;
+    let _serving = listeners.serve(served);
+    stopped().await?;
+    Ok(OK)
+}
+
+/// Binds both listeners. Metrics are promised where the settings say; an API socket that cannot be made
+/// costs only the commands their short way.
+async fn listen(settings: &Settings) -> Result<Listeners, Failure> {
+    let mut listeners = Listeners::bind(settings.metrics).await?;
+    match listeners.bind_api(&settings.api).await {
+        Err(error @ ServeError::Socket { .. }) => {
+            let hint = error.hint();
+            let error = std::error::Error::source(&error).map_or_else(String::new, ToString::to_string);
+            tracing::warn!(path = %settings.api.display(), error, hint, "no API socket: `interlock why` and the like will ask the engine itself");
+        }
+        bound => bound?,
+    }
+    tracing::info!(metrics = %settings.metrics, api = %settings.api.display(), "listening");
+    Ok(listeners)
+}
+
+async fn stopped() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let name = tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    };
+    tracing::info!(signal = name, "stopping; proxies go on serving");
+    Ok(())
+}

@@ -1,1 +1,0 @@
-//! Settings: the configuration file, flags and environment, joined into one value with every default.

@@ -1,6 +1,5 @@
 //! `interlock agent`, and the outer process of `interlock run --embedded`, which is an agent too.
 
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use interlock_crds::{LogSpec, ProxyKind};
@@ -33,7 +32,7 @@ pub(super) fn run(args: AgentArgs, environment: &Environment) -> Result<u8, Fail
         None => runtime.block_on(agent::run_stdio(options)),
         Some(socket) => {
             let argv = argv(&mut options, args.argv)?;
-            runtime.block_on(agent::run_listener(options, &socket_file(&socket)?, argv))
+            runtime.block_on(agent::run_listener(options, &socket, argv))
         }
     };
     // A read of standard input that is still waiting must not hold the process.
@@ -53,15 +52,6 @@ fn argv(options: &mut Options, given: Vec<String>) -> Result<Vec<String>, Failur
     };
     let file = options.config.get_or_insert_with(|| options.state.join(agent::main_file(kind)));
     Ok(agent::supervised_argv(kind, file))
-}
-
-/// In a folder that several agents share each has a socket by its host's name: what the operator looks for.
-fn socket_file(socket: &Path) -> Result<PathBuf, Failure> {
-    if socket.extension().is_some_and(|extension| extension == "sock") {
-        return Ok(socket.to_owned());
-    }
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname")?;
-    Ok(socket.join(format!("{}.sock", name.trim())))
 }
 
 /// Owns the embedded proxy, with the operator as its restartable child, until SIGTERM.

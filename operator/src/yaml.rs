@@ -25,6 +25,8 @@ pub struct YamlError {
     pub position: Option<Position>,
     /// What is wrong, without field and position.
     pub message: String,
+    /// What to write instead, where that can be told.
+    pub fix: Option<String>,
 }
 
 /// Parses one document. An empty text is an empty mapping.
@@ -40,7 +42,8 @@ pub fn from_str<T: DeserializeOwned>(text: &str) -> Result<T, YamlError> {
         let own = inner.location().map(Position::from);
         let walked = locate_steps(text, &path);
         let position = if message.starts_with("unknown field") { own } else { walked.or(own) };
-        YamlError { field, position, message }
+        let (message, fix) = plain_words(message);
+        YamlError { field, position, message, fix }
     })
 }
 
@@ -50,6 +53,7 @@ pub fn to_string<T: Serialize>(value: &T) -> Result<String, YamlError> {
         field: String::new(),
         position: None,
         message: error.to_string(),
+        fix: None,
     })
 }
 
@@ -93,7 +97,7 @@ fn field_of(path: &[Step]) -> String {
     let mut field = String::new();
     for step in path {
         match step {
-            Step::Index(index) => field.push_str(&format!("[{index}]")),
+            Step::Index(index) => field.extend(["[", &index.to_string(), "]"]),
             Step::Key(key) => {
                 if !field.is_empty() {
                     field.push('.');
@@ -117,6 +121,53 @@ fn bare_message(error: &serde_yaml::Error, path: &[Step]) -> String {
         }
     }
     message
+}
+
+/// serde's words with the names of Rust's types taken out, and what to write instead.
+fn plain_words(message: String) -> (String, Option<String>) {
+    let Some((found, expected)) = message.split_once(", expected ") else {
+        let missing = message.strip_prefix("missing field ").map(|name| format!("add {name} here"));
+        return (message, missing);
+    };
+    let names: Vec<&str> = expected.split('`').skip(1).step_by(2).collect();
+    if let Some(wrong) = found.strip_prefix("unknown field ").or(found.strip_prefix("unknown variant ")) {
+        let what =
+            if found.starts_with("unknown field") { "there is no such field" } else { "is not known here" };
+        let message = if what.starts_with("is") { format!("{wrong} {what}") } else { what.to_owned() };
+        return (message, nearest(wrong.trim_matches('`'), &names));
+    }
+    let found = found.trim_start_matches("invalid type: ").trim_start_matches("invalid value: ");
+    let wanted = match expected {
+        "u8" => "a whole number from 0 to 255",
+        "u16" => "a whole number from 0 to 65535",
+        "u32" | "u64" | "usize" => "a whole number from 0 on",
+        "i64" => "a whole number",
+        "a boolean" => "`true` or `false`",
+        "a string" => "a text",
+        "a sequence" => "a list",
+        other if other.starts_with("struct ") || other == "a map" => "a mapping (`key: value`)",
+        other => other,
+    };
+    (
+        format!("{found} where {wanted} is wanted")
+            .replace("sequence", "a list")
+            .replace("unit value", "nothing"),
+        None,
+    )
+}
+
+/// The name that was probably meant, else all of them.
+fn nearest(wrong: &str, names: &[&str]) -> Option<String> {
+    let near = names
+        .iter()
+        .map(|name| (strsim::jaro_winkler(&name.to_lowercase(), &wrong.to_lowercase()), name))
+        .filter(|(likeness, _)| *likeness > 0.8)
+        .max_by(|a, b| a.0.total_cmp(&b.0));
+    match near {
+        Some((_, name)) => Some(format!("did you mean `{name}`?")),
+        None if names.is_empty() => None,
+        None => Some(format!("write one of `{}`", names.join("`, `"))),
+    }
 }
 
 /// Walks to the value and fails there on purpose: the parser then says where "there" is.
@@ -219,7 +270,7 @@ mod tests {
         let error = fails("clusters:\n- name: a\n  spec:\n    proxy: haproxy\n    listner: 1\n");
         assert_eq!(error.field, "clusters[0].spec.listner");
         assert_eq!(error.position, Some(Position { line: 5, column: 5 }));
-        assert!(error.message.starts_with("unknown field `listner`"), "{error}");
+        assert_eq!(error.fix.as_deref(), Some("did you mean `listeners`?"));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use interlock_crds::ProxyKind;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{ClusterName, Digest, ServerName, TargetId, UpstreamAddr};
+use crate::model::{ClusterName, Digest, Port, ServerName, TargetId, UpstreamAddr};
 
 /// Stands in fragments for the folder of the generation's own files (maps, lists).
 pub const DIR: &str = "%{interlock.dir}";
@@ -40,6 +40,11 @@ pub struct Bundle {
     pub static_digest: Digest,
     /// Covers everything.
     pub digest: Digest,
+    /// nginx: the loopback port whose `GET /digest` with `Host: interlock.invalid` answers the static
+    /// digest of the worker that serves it; none: the proxy reports it in another way. It is part of no
+    /// digest: the fragment that listens there is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirm_port: Option<Port>,
 }
 
 /// One piece of a file.
@@ -83,6 +88,14 @@ pub struct Live {
     pub maps: BTreeMap<String, BTreeMap<String, String>>,
 }
 
+impl Live {
+    /// The digest of the whole bundle that this live part and these fragments make: what a receipt
+    /// holds, computed from what was read back.
+    pub fn digest(&self, static_digest: &Digest) -> Digest {
+        Digest::of([static_digest.as_str().as_bytes(), live_text(self).as_bytes()])
+    }
+}
+
 /// One server slot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -111,7 +124,7 @@ pub struct Occupant {
 pub struct SecretRef {
     /// File name inside the secrets folder: `<digest>.pem`, certificate chain and key together.
     pub file: String,
-    /// Digest of the content; the way to find it in the operator's certificate store.
+    /// [`Digest::of`] the content as its only part; the agent verifies it.
     pub digest: Digest,
 }
 
@@ -152,15 +165,20 @@ impl Bundle {
         secrets.sort();
         secrets.dedup();
         let static_digest = static_digest(&fragments, &live, &secrets);
-        let digest = Digest::of([static_digest.as_str().as_bytes(), live_text(&live).as_bytes()]);
-        Self { target, cluster, proxy, fragments, live, secrets, static_digest, digest }
+        let digest = live.digest(&static_digest);
+        Self { target, cluster, proxy, fragments, live, secrets, static_digest, digest, confirm_port: None }
+    }
+
+    /// The same bundle, confirmed by a request to this loopback port (nginx).
+    #[must_use]
+    pub fn with_confirm_port(self, port: Port) -> Self {
+        Self { confirm_port: Some(port), ..self }
     }
 
     /// Whether the digests fit the content: what an agent checks on what it was sent.
     pub fn verify(&self) -> bool {
         let expected = static_digest(&self.fragments, &self.live, &self.secrets);
-        expected == self.static_digest
-            && self.digest == Digest::of([expected.as_str().as_bytes(), live_text(&self.live).as_bytes()])
+        expected == self.static_digest && self.digest == self.live.digest(&expected)
     }
 
     /// The files that boot the proxy into exactly this bundle, by name: configuration and maps.

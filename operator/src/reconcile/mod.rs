@@ -1,1 +1,14 @@
 //! Reconcile: the level-triggered loop that joins sources, core and deliver.
+
+mod actions;
+mod cycle;
+mod driver;
+mod policy;
+mod publish;
+mod target;
+mod world;
+
+pub use actions::{Act, Acting};
+pub use driver::{Driver, Parts, SecretLookup};
+pub use publish::Publisher;
+pub use world::Sources;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use crate::yaml::Position;
+use crate::yaml::{Position, YamlError};
 
 /// Why settings cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +37,15 @@ pub struct Invalid {
     pub message: String,
     /// What to write instead.
     pub fix: Option<String>,
+}
+
+impl Invalid {
+    /// What is wrong with `text`, which `origin` gave.
+    pub fn of(origin: String, text: &str, error: YamlError) -> Self {
+        let YamlError { field, position, message, fix } = error;
+        let line = position.and_then(|at| line_of(text, at.line));
+        Self { origin, position, line, field, message, fix }
+    }
 }
 
 impl std::error::Error for Invalid {}
@@ -80,4 +89,10 @@ impl SettingsError {
             Self::Invalid(invalid) => invalid.fix.clone(),
         }
     }
+}
+
+/// The line, shortened: a whole file on one line helps nobody.
+pub(super) fn line_of(text: &str, number: usize) -> Option<String> {
+    let line = text.lines().nth(number.checked_sub(1)?)?;
+    Some(line.chars().take(120).map(|c| if c.is_control() { ' ' } else { c }).collect())
 }

@@ -5,8 +5,9 @@ use std::fs;
 use interlock_crds::{Configuration, LogFormat};
 use serde_json::{Map, Value, json};
 
+use super::error::line_of;
 use super::{Environment, Flags, Invalid, SettingsError};
-use crate::yaml::{self, YamlError};
+use crate::yaml;
 
 /// The texts and flags that speak, weakest first.
 pub(super) struct Layers {
@@ -17,7 +18,7 @@ pub(super) struct Layers {
 /// One YAML text.
 struct Text {
     origin: String,
-    text: String,
+    content: String,
     /// Only what the text itself says, in the API types' own spelling.
     said: Value,
 }
@@ -66,10 +67,11 @@ impl Layers {
             let (origin, field) = (flag.name.to_owned(), String::new());
             return Invalid { origin, position: None, line: None, field, message, fix };
         }
-        let found = self.texts.iter().rev().find_map(|text| Some((text, yaml::locate(&text.text, field)?)));
+        let found =
+            self.texts.iter().rev().find_map(|text| Some((text, yaml::locate(&text.content, field)?)));
         let origin = found.map_or_else(|| "configuration".to_owned(), |(text, _)| text.origin.clone());
         let position = found.map(|(_, position)| position);
-        let line = found.and_then(|(text, at)| line_of(&text.text, at.line));
+        let line = found.and_then(|(text, at)| line_of(&text.content, at.line));
         Invalid { origin, position, line, field: field.to_owned(), message, fix }
     }
 }
@@ -81,39 +83,10 @@ impl Text {
         match parsed {
             Ok((typed, raw)) => {
                 let typed = serde_json::to_value(typed).unwrap_or_default();
-                Ok(Self { origin, text, said: masked(typed, &raw) })
+                Ok(Self { origin, content: text, said: masked(typed, &raw) })
             }
-            Err(error) => Err(unreadable(origin, &text, error).into()),
+            Err(error) => Err(Invalid::of(origin, &text, error).into()),
         }
-    }
-}
-
-fn unreadable(origin: String, text: &str, error: YamlError) -> Invalid {
-    let line = error.position.and_then(|at| line_of(text, at.line));
-    let fix = suggestion(&error.message);
-    Invalid { origin, position: error.position, line, field: error.field, message: error.message, fix }
-}
-
-/// The line, shortened: a whole file on one line helps nobody.
-fn line_of(text: &str, number: usize) -> Option<String> {
-    let line = text.lines().nth(number.checked_sub(1)?)?;
-    Some(line.chars().take(120).map(|c| if c.is_control() { ' ' } else { c }).collect())
-}
-
-/// From "unknown field `a`, expected one of `b`, `c`" the name that was probably meant.
-fn suggestion(message: &str) -> Option<String> {
-    let (found, expected) = message.split_once(", expected ")?;
-    let wrong = found.split('`').nth(1)?;
-    let names: Vec<&str> = expected.split('`').skip(1).step_by(2).collect();
-    let near = names
-        .iter()
-        .map(|name| (strsim::jaro_winkler(&name.to_lowercase(), &wrong.to_lowercase()), name))
-        .filter(|(likeness, _)| *likeness > 0.8)
-        .max_by(|a, b| a.0.total_cmp(&b.0));
-    match near {
-        Some((_, name)) => Some(format!("did you mean `{name}`?")),
-        None if names.is_empty() => None,
-        None => Some(format!("write one of `{}`", names.join("`, `"))),
     }
 }
 

@@ -33,8 +33,15 @@ pub(super) fn read(reader: &mut Reader<'_>, own: &Own, spec: &ServiceClusterSpec
         }
         return None;
     }
-    not_supported(reader, spec.proxy);
+    let primary = if let Pick::Good(hosts) = &hosts { hosts.names.first().cloned() } else { None };
+    if let Some(host) = &primary {
+        reader.narrow(format!("{host}/"));
+    }
     let path = reader.one(Setting::Path, value::path);
+    if let (Some(host), Pick::Good(path)) = (&primary, &path) {
+        reader.narrow(format!("{host}{path}"));
+    }
+    not_supported(reader, spec.proxy);
     let port = reader.one(Setting::Port, value::port);
     let network = reader.one(Setting::Network, value::network);
     let refused = path == Pick::Bad || port == Pick::Bad || network == Pick::Bad;

@@ -93,6 +93,7 @@ pub(super) struct Reader<'a> {
     route: Option<&'a RouteName>,
     subject: &'a Subject,
     findings: &'a mut Vec<Finding>,
+    label: Option<String>,
 }
 
 impl<'a> Reader<'a> {
@@ -102,7 +103,12 @@ impl<'a> Reader<'a> {
         subject: &'a Subject,
         findings: &'a mut Vec<Finding>,
     ) -> Self {
-        Self { sources, route, subject, findings }
+        Self { sources, route, subject, findings, label: None }
+    }
+
+    /// From here on findings are about this `host/path`.
+    pub(super) fn narrow(&mut self, label: String) {
+        self.label = Some(label);
     }
 
     /// The words for a setting, the strongest source's first.
@@ -178,6 +184,7 @@ impl<'a> Reader<'a> {
     ) {
         let mut subject = self.subject.clone();
         subject.key = key.map(str::to_owned);
+        subject.route.clone_from(&self.label);
         self.findings.push(Finding { verdict, reason, subject, message, fix });
     }
 

@@ -1,0 +1,312 @@
+//! Probes: whether endpoints answer, asked from the proxy's own network, side by side and bounded.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use interlock_core::model::{ProbeKey, ProbeResult};
+use interlock_core::protocol::{Probe, ProbeKind, ProbeSet};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
+
+/// The first wait after a failure of a probe that has never passed.
+const FIRST_WAIT: Duration = Duration::from_millis(5);
+/// The longest such wait.
+const WAIT_CEILING: Duration = Duration::from_secs(1);
+/// What takes longer than this waits in the slow lane from then on, so that dead addresses hold up only
+/// one another.
+const FAST: Duration = Duration::from_millis(250);
+/// Results are gathered this long before they are sent.
+const BATCH: Duration = Duration::from_millis(1);
+/// The most that is read of an answer: its status line.
+const STATUS_LINE: usize = 1024;
+/// The most probes of one set; what is beyond is not probed.
+const MOST: usize = 20_000;
+
+/// Runs a set of probes and keeps their results.
+#[derive(Debug)]
+pub(super) struct Prober {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    news: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    running: BTreeMap<ProbeKey, Running>,
+    results: BTreeMap<ProbeKey, ProbeResult>,
+    unsent: BTreeSet<ProbeKey>,
+    concurrency: u16,
+    fast: Arc<Semaphore>,
+    slow: Arc<Semaphore>,
+}
+
+#[derive(Debug)]
+struct Running {
+    probe: Probe,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn publish(&self, key: &ProbeKey, result: ProbeResult) {
+        let mut state = self.state();
+        if state.running.contains_key(key) && state.results.get(key) != Some(&result) {
+            state.results.insert(key.clone(), result);
+            state.unsent.insert(key.clone());
+            drop(state);
+            self.news.notify_one();
+        }
+    }
+}
+
+impl Prober {
+    /// No probes yet.
+    pub(super) fn new() -> Self {
+        let lane = || Arc::new(Semaphore::new(1));
+        let state = State {
+            running: BTreeMap::new(),
+            results: BTreeMap::new(),
+            unsent: BTreeSet::new(),
+            concurrency: 1,
+            fast: lane(),
+            slow: lane(),
+        };
+        Self { shared: Arc::new(Shared { state: Mutex::new(state), news: Notify::new() }) }
+    }
+
+    /// Replaces the set; a probe that stays the same goes on and keeps its result.
+    pub(super) fn set(&self, set: ProbeSet) {
+        let mut state = self.shared.state();
+        let concurrency = set.concurrency.clamp(1, most_at_once());
+        if concurrency != state.concurrency {
+            state.concurrency = concurrency;
+            state.fast = Arc::new(Semaphore::new(usize::from(concurrency)));
+            state.slow = Arc::new(Semaphore::new(usize::from(concurrency)));
+        }
+        let stays = |key: &ProbeKey, running: &mut Running| set.probes.get(key) == Some(&running.probe);
+        state.running.retain(stays);
+        let State { running, results, unsent, .. } = &mut *state;
+        results.retain(|key, _| running.contains_key(key));
+        unsent.retain(|key| running.contains_key(key));
+        for (key, probe) in set.probes.into_iter().take(MOST) {
+            state.running.entry(key.clone()).or_insert_with(|| {
+                let task = tokio::spawn(watch(Arc::clone(&self.shared), key, probe.clone()));
+                Running { probe, task }
+            });
+        }
+    }
+
+    /// Lets the next [`Self::changes`] tell everything: a new operator knows nothing.
+    pub(super) fn retell(&self) {
+        let mut state = self.shared.state();
+        state.unsent = state.results.keys().cloned().collect();
+    }
+
+    /// Waits for results that changed. Safe to cancel: what was not returned is told the next time.
+    pub(super) async fn changes(&self) -> BTreeMap<ProbeKey, ProbeResult> {
+        loop {
+            let some = !self.shared.state().unsent.is_empty();
+            if some {
+                tokio::time::sleep(BATCH).await;
+                let mut state = self.shared.state();
+                let unsent = std::mem::take(&mut state.unsent);
+                let told: BTreeMap<_, _> = unsent
+                    .into_iter()
+                    .filter_map(|key| state.results.get(&key).cloned().map(|result| (key, result)))
+                    .collect();
+                if !told.is_empty() {
+                    return told;
+                }
+            }
+            self.shared.news.notified().await;
+        }
+    }
+}
+
+/// A quarter of the files that this process may open.
+fn most_at_once() -> u16 {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    limit.map_or(u16::MAX, |limit| u16::try_from(limit / 8).unwrap_or(u16::MAX)).max(1)
+}
+
+async fn watch(shared: Arc<Shared>, key: ProbeKey, probe: Probe) {
+    let timeout = Duration::from_millis(probe.timeout_ms);
+    let interval = probe.interval_ms.map(Duration::from_millis);
+    let (mut wait, mut failures, mut slow, mut passed_once) = (FIRST_WAIT, 0_u8, timeout <= FAST, false);
+    loop {
+        let lane = {
+            let state = shared.state();
+            Arc::clone(if slow && timeout > FAST { &state.slow } else { &state.fast })
+        };
+        let Ok(permit) = lane.acquire_owned().await else { return };
+        let limit = if slow { timeout } else { FAST };
+        let tried = tokio::time::timeout(limit, attempt(&probe)).await;
+        drop(permit);
+        let failed = match tried {
+            Ok(Ok(())) => {
+                (failures, passed_once) = (0, true);
+                shared.publish(&key, ProbeResult { passing: true, passed_once: true, error: None });
+                let Some(interval) = interval else { return };
+                tokio::time::sleep(interval).await;
+                continue;
+            }
+            Ok(Err(why)) => why,
+            // Not a verdict yet: it gets its whole time in the other lane.
+            Err(_) if !slow => {
+                slow = true;
+                continue;
+            }
+            Err(_) => format!("no answer within {} ms", timeout.as_millis()),
+        };
+        failures = failures.saturating_add(1);
+        if !passed_once || failures >= probe.unhealthy_after {
+            shared.publish(&key, ProbeResult { passing: false, passed_once, error: Some(failed) });
+        }
+        let pause = interval.filter(|_| passed_once).unwrap_or(wait);
+        tokio::time::sleep(pause).await;
+        wait = (wait * 3 / 2).min(WAIT_CEILING);
+    }
+}
+
+/// One try; the failure is for people.
+async fn attempt(probe: &Probe) -> Result<(), String> {
+    let address = probe.address.get();
+    let stream =
+        TcpStream::connect(address).await.map_err(|err| format!("connecting to {address}: {err}"))?;
+    match &probe.kind {
+        ProbeKind::Tcp => Ok(()),
+        ProbeKind::Http { method, path, host, tls } => {
+            let status = ask(stream, address, (method, path, host), *tls).await?;
+            if (200..400).contains(&status) {
+                Ok(())
+            } else {
+                Err(format!("{method} {path} answered {status}"))
+            }
+        }
+        ProbeKind::Warm { host, tls } => ask(stream, address, ("GET", "/", host), *tls).await.map(|_| ()),
+    }
+}
+
+async fn ask(
+    stream: TcpStream,
+    address: SocketAddr,
+    (method, path, host): (&str, &str, &str),
+    tls: bool,
+) -> Result<u16, String> {
+    let request = request(method, path, host)?;
+    if !tls {
+        return status(stream, &request).await;
+    }
+    let name = ServerName::try_from(host.to_owned()).unwrap_or_else(|_| ServerName::from(address.ip()));
+    let config = unverified().map_err(|err| format!("TLS: {err}"))?;
+    let stream = TlsConnector::from(Arc::new(config))
+        .connect(name, stream)
+        .await
+        .map_err(|err| format!("TLS with {address}: {err}"))?;
+    status(stream, &request).await
+}
+
+/// Nothing in it can end its line.
+fn request(method: &str, path: &str, host: &str) -> Result<String, String> {
+    let plain = |text: &str| text.len() <= 2048 && text.bytes().all(|b| b.is_ascii_graphic());
+    if !matches!(method, "GET" | "HEAD" | "OPTIONS") {
+        return Err(format!("the method {} is not one that probes may use", method.escape_default()));
+    }
+    if !path.starts_with('/') || !plain(path) || !plain(host) {
+        return Err("the path or the host name cannot stand in a request".to_owned());
+    }
+    Ok(format!(
+        "{method} {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: interlock\r\nAccept: */*\r\nConnection: close\r\n\r\n"
+    ))
+}
+
+async fn status(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> Result<u16, String> {
+    let broke = |err: std::io::Error| format!("the connection broke: {err}");
+    stream.write_all(request.as_bytes()).await.map_err(broke)?;
+    let mut line = Vec::new();
+    let mut chunk = [0_u8; 256];
+    while !line.contains(&b'\n') && line.len() < STATUS_LINE {
+        match stream.read(&mut chunk).await.map_err(broke)? {
+            0 => break,
+            count => line.extend_from_slice(&chunk[..count]),
+        }
+    }
+    let text = String::from_utf8_lossy(&line);
+    let mut words = text.split_ascii_whitespace();
+    words
+        .next()
+        .filter(|version| version.starts_with("HTTP/1."))
+        .and_then(|_| words.next()?.parse().ok())
+        .filter(|status| (100..600).contains(status))
+        .ok_or_else(|| "the answer is not HTTP".to_owned())
+}
+
+/// TLS without verification: a probe asks for an endpoint's health, not for its identity, and sends nothing secret.
+fn unverified() -> Result<ClientConfig, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let schemes = provider.signature_verification_algorithms.supported_schemes();
+    Ok(ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate(schemes)))
+        .with_no_client_auth())
+}
+
+#[derive(Debug)]
+struct AnyCertificate(Vec<SignatureScheme>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.clone()
+    }
+}

@@ -1,0 +1,148 @@
+//! Where a command's facts come from: a file, the running operator, or one look at the engine.
+
+use std::io::{self, ErrorKind, Read};
+use std::path::Path;
+
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::Request;
+use hyper::body::Bytes;
+use hyper_util::rt::TokioIo;
+use interlock_core::compile::{self, Compiled};
+use interlock_core::model::Observed;
+use tokio::net::UnixStream;
+
+use super::args::{Common, FactsArgs};
+use super::failure::Failure;
+use super::output::Output;
+use crate::serve::Snapshot;
+use crate::serve::api::SNAPSHOT_PATH;
+use crate::settings::{Environment, Invalid, Settings};
+use crate::yaml;
+
+/// The largest answer that is read from an operator, in bytes.
+const MAX_ANSWER: usize = 256 * 1024 * 1024;
+
+/// Facts and settings, and what follows from them.
+pub(super) struct World {
+    /// Facts, settings, and what only the operator knows.
+    pub(super) snapshot: Snapshot,
+    /// What follows; its findings are joined by those that the operator met besides.
+    pub(super) compiled: Compiled,
+}
+
+impl World {
+    /// Facts from `--from`, else from the operator, else from the engine; says which of them if it matters.
+    pub(super) fn look(
+        facts: &FactsArgs,
+        environment: &Environment,
+        output: &mut Output,
+    ) -> Result<Self, Failure> {
+        let snapshot = match &facts.from {
+            Some(file) => {
+                let settings = Settings::load(&facts.common.flags(), environment)?;
+                snapshot_of(settings, from_file(file)?)
+            }
+            None => live(&facts.common, environment, output)?,
+        };
+        let mut compiled = compile::compile(&snapshot.observed, &snapshot.config);
+        compiled.findings.extend(snapshot.findings.iter().cloned());
+        compiled.findings.sort();
+        compiled.findings.dedup();
+        Ok(Self { snapshot, compiled })
+    }
+}
+
+fn snapshot_of(settings: Settings, observed: Observed) -> Snapshot {
+    Snapshot {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        config: settings.config,
+        observed,
+        targets: std::collections::BTreeMap::new(),
+        findings: Vec::new(),
+        observe: settings.observe,
+    }
+}
+
+/// The operator's snapshot, else one look at the engine.
+pub(super) fn live(
+    common: &Common,
+    environment: &Environment,
+    output: &mut Output,
+) -> Result<Snapshot, Failure> {
+    let settings = Settings::load(&common.flags(), environment)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        // Who names an engine wants that engine, not an operator's view of another.
+        if common.docker_host.is_none() {
+            match from_operator(&settings.api).await {
+                Ok(snapshot) => return Ok(snapshot),
+                Err(Unanswered::Absent) => {}
+                Err(Unanswered::Closed(error)) => output.note(&format!(
+                    "the operator's socket `{}` cannot be opened ({error}); asking the engine itself",
+                    settings.api.display()
+                )),
+                Err(Unanswered::Failed(failure)) => return Err(failure),
+            }
+        }
+        Err(Failure::new("no operator answers"))
+    })
+}
+
+/// Facts as `interlock observe` wrote them.
+fn from_file(file: &Path) -> Result<Observed, Failure> {
+    let text = if file == Path::new("-") {
+        let mut text = String::new();
+        io::stdin().read_to_string(&mut text).map(|_| text)
+    } else {
+        std::fs::read_to_string(file)
+    };
+    let name = if file == Path::new("-") { "standard input".to_owned() } else { file.display().to_string() };
+    let text = text.map_err(|error| Failure::new(format!("{name} cannot be read: {error}")))?;
+    yaml::from_str(&text).map_err(|error| {
+        let fix = error.fix.clone();
+        let hint = fix.unwrap_or_else(|| "`interlock observe > observed.yaml` writes such a file".to_owned());
+        Failure::new(Invalid::of(name, &text, error)).hint(hint)
+    })
+}
+
+/// Why the operator gave no snapshot.
+enum Unanswered {
+    /// There is none.
+    Absent,
+    /// This user may not ask.
+    Closed(io::Error),
+    /// It is there and something is wrong.
+    Failed(Failure),
+}
+
+async fn from_operator(socket: &Path) -> Result<Snapshot, Unanswered> {
+    let stream = UnixStream::connect(socket).await.map_err(|error| match error.kind() {
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused | ErrorKind::NotADirectory => Unanswered::Absent,
+        _ => Unanswered::Closed(error),
+    })?;
+    let failed = |error: Box<dyn std::error::Error + Send + Sync>| Unanswered::Failed(Failure::new(error));
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| failed(error.into()))?;
+    let driving = tokio::spawn(connection);
+    let request = Request::get(SNAPSHOT_PATH)
+        .header("host", "interlock")
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| failed(error.into()))?;
+    let response = sender.send_request(request).await.map_err(|error| failed(error.into()))?;
+    let status = response.status();
+    let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await.map_err(failed)?.to_bytes();
+    driving.abort();
+    if !status.is_success() {
+        let words = String::from_utf8_lossy(&body);
+        let failure = Failure::new(format!("the operator does not answer yet: {}", words.trim()));
+        return Err(Unanswered::Failed(
+            failure.hint("try again in a moment; its log says what it waits for"),
+        ));
+    }
+    serde_json::from_slice(&body).map_err(|error| {
+        let failure = Failure::new(format!("the operator's answer is not understood: {error}"));
+        let hint = "use the same version as the operator: `docker exec <operator> interlock …`";
+        Unanswered::Failed(failure.hint(hint))
+    })
+}

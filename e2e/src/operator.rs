@@ -171,7 +171,8 @@ impl Start<'_> {
             .network(&network)
             .command(&command)
             .volume(&format!("{}:/var/run/docker.sock", self.socket))
-            .file(CONFIG, serde_yaml::to_string(&self.config)?);
+            // JSON is YAML.
+            .file(CONFIG, self.config.to_string());
         for volume in &self.volumes {
             run = run.volume(volume);
         }

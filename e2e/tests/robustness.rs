@@ -29,7 +29,7 @@ async fn deaths(world: &World, way: Way) -> Result {
     // A new route shows that it works again; the reloads that were not needed would have come before.
     let second = world.host("second");
     let reloads = stage.metric("interlock_reloads_total", &[]).await?;
-    ensure_eq!(reloads, 0.0, "reloads by a restarted operator");
+    ensure!(reloads < 0.5, "{reloads} reloads by a restarted operator");
     stage.app("two").label("interlock.host", &second).start().await?;
     stage.serves(&second, "/", "two").await?;
     for load in loads {

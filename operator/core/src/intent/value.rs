@@ -2,6 +2,7 @@
 
 use interlock_crds::ReadinessMode;
 
+use super::keys::LONGEST_SLIP;
 use super::said::Fault;
 use crate::finding::{Reason, Verdict, shown};
 use crate::model::{CertificateName, HostPattern, NameError, PathPrefix, Port};
@@ -135,8 +136,9 @@ pub(super) fn balance(text: &str) -> Result<(Balance, Option<Fault>), Fault> {
             let why = if unsupported { "is not offered" } else { "is no balance algorithm" };
             let message = format!("`{}` {why}; `roundrobin` is used", shown(text));
             let reason = if unsupported { Reason::NotSupported } else { Reason::InvalidValue };
-            let near = KNOWN.iter().find(|known| strsim::jaro_winkler(known, &name) > 0.85);
-            let fix = near.filter(|_| !unsupported).unwrap_or(&"roundrobin");
+            let near = |known: &&&str| strsim::jaro_winkler(known, &name) > 0.85;
+            let comparable = !unsupported && name.len() <= LONGEST_SLIP;
+            let fix = KNOWN.iter().filter(|_| comparable).find(near).unwrap_or(&"roundrobin");
             return Err(Fault::value(message).reason(reason).write(*fix));
         }
     };

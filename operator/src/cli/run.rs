@@ -1,8 +1,8 @@
 //! `interlock run`: watch Docker and keep every proxy in step.
 
-use super::OK;
 use super::args::RunArgs;
 use super::failure::Failure;
+use super::{OK, agent};
 use crate::logging;
 use crate::serve::{Listeners, Metrics, Readiness, ServeError, Served, Shared};
 use crate::settings::{Environment, Settings};
@@ -11,6 +11,9 @@ use crate::settings::{Environment, Settings};
 pub(super) fn run(args: &RunArgs, environment: &Environment) -> Result<u8, Failure> {
     let settings = Settings::load(&args.flags(), environment)?;
     logging::start(&settings.log, !environment.no_color);
+    if let Some(kind) = settings.embedded.filter(|_| !args.operator_child) {
+        return agent::embed(&settings, kind);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(operate(settings))
 }

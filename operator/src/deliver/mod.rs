@@ -1,6 +1,7 @@
 //! Deliver: the operator side of the agent protocol and the ways to reach an agent.
 
 mod actor;
+pub mod exec;
 
 use std::collections::BTreeMap;
 use std::future::Future;

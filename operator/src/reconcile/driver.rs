@@ -18,6 +18,7 @@ use super::policy::{self, Next};
 use super::publish::Publisher;
 use super::target::Tracked;
 use super::world::{Agents, Sources};
+use crate::chain::chain;
 use crate::deliver::{Dial, Identity, Report};
 use crate::store::{Kept, Store};
 
@@ -128,7 +129,7 @@ impl Driver {
     pub(super) fn keep(&mut self, change: impl FnOnce(&mut Kept)) {
         if let Err(error) = self.parts.store.update(change) {
             tracing::error!(
-                error = policy::chain(&error),
+                error = chain(&error),
                 "what must survive a restart could not be written"
             );
         }

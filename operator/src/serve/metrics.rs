@@ -163,9 +163,10 @@ impl Metrics {
         self.engine_up.with_label_values(&[engine.as_str()]).set(f64::from(u8::from(up)));
     }
 
-    /// A request was sent to an engine's API.
-    pub fn docker_request(&self, engine: &EngineId, call: &'static str) {
-        self.docker_requests.with_label_values(&[engine.as_str(), call]).inc();
+    /// How many requests were sent to an engine's API so far.
+    pub fn docker_requests(&self, engine: &EngineId, call: &'static str, total: u64) {
+        let counter = self.docker_requests.with_label_values(&[engine.as_str(), call]);
+        counter.inc_by(total.saturating_sub(counter.get()));
     }
 
     /// The findings that hold now; reasons without one fall to 0.

@@ -8,6 +8,7 @@ pub mod http;
 pub mod load;
 pub mod operator;
 pub mod private;
+pub mod stage;
 pub mod wait;
 pub mod world;
 
@@ -16,6 +17,7 @@ pub use http::{Answer, Call};
 pub use load::{Load, Tally};
 pub use operator::Operator;
 pub use private::PrivateEngine;
+pub use stage::{Stage, Way};
 pub use wait::eventually;
 pub use world::{Kind, Network, World};
 

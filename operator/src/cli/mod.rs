@@ -8,6 +8,7 @@ mod observe;
 mod output;
 mod render;
 mod run;
+mod why;
 mod world;
 
 use std::process::ExitCode;
@@ -44,7 +45,8 @@ fn dispatch(command: Command, environment: &Environment, output: &mut Output) ->
         Command::Lint(lint) => lint::run(&lint, environment, output),
         Command::Observe(observe) => observe::run(&observe, environment, output),
         Command::Config(ConfigCommand::View(view)) => config::view(&view, environment, output),
-        Command::Agent(_) | Command::Why(_) => Err(Failure::new("this command is not built yet")),
+        Command::Why(why) => why::run(&why, environment, output),
+        Command::Agent(_) => Err(Failure::new("this command is not built yet")),
         Command::Version(version) => config::version(&version, output),
     }
 }

@@ -3,6 +3,7 @@
 //! A test is one closure over a [`World`]: everything that it starts carries the world's label and is removed with
 //! it, also when the test fails, and by the next run when its process was killed.
 
+pub mod bare;
 pub mod container;
 pub mod http;
 pub mod load;

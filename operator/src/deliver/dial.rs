@@ -10,10 +10,11 @@ use interlock_crds::ProxyKind;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 
-use super::exec::{self, AgentBinary};
+use super::exec::{self, AgentBinary, ExecError};
 use super::{DeliverError, Dial, Dialing, Reader, Writer};
 use crate::chain::chain;
 use crate::docker::Client;
+use crate::docker::actions::ActionError;
 
 /// Finds a container that is known now.
 pub type ContainerLookup = Arc<dyn Fn(&ContainerId) -> Option<Container> + Send + Sync>;
@@ -102,7 +103,7 @@ impl Dialer {
         let proxy = proxy.ok_or_else(|| failed(target, "it is not known which proxy runs there"))?;
         match exec::connect(&self.client, &container, proxy, &self.binary).await {
             Ok((reader, writer)) => Ok((Box::new(reader), Box::new(writer))),
-            Err(error) if error.is_lasting() => {
+            Err(error) if lasting(&error) => {
                 Err(DeliverError::Impossible { target: target.clone(), reason: chain(&error) })
             }
             Err(error) => Err(failed(target, error)),
@@ -117,4 +118,9 @@ fn halves(stream: UnixStream) -> (Reader, Writer) {
 
 fn failed(target: &TargetId, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> DeliverError {
     DeliverError::Dial { target: target.clone(), source: source.into() }
+}
+
+/// Whether trying again soon cannot help.
+fn lasting(error: &ExecError) -> bool {
+    !matches!(error, ExecError::Action(ActionError::Docker(_)))
 }

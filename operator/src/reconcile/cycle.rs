@@ -138,8 +138,7 @@ impl Driver {
             Ok(bundle) => bundle,
             Err(error) => {
                 let cluster = tracked.target.cluster.as_ref();
-                tracked.fault =
-                    Some(policy::fault(id, cluster, Reason::BaseRefused, chain(&error), None));
+                tracked.fault = Some(policy::fault(id, cluster, Reason::BaseRefused, chain(&error), None));
                 return;
             }
         };

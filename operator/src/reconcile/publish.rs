@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use interlock_core::compile::{Compiled, Config};
 use interlock_core::finding::{Finding, Verdict};
-use interlock_core::model::{ClusterName, EngineId, Freshness, Observed, Readiness as EndpointReadiness, TargetId};
+use interlock_core::model::{
+    ClusterName, EngineId, Freshness, Observed, Readiness as EndpointReadiness, TargetId,
+};
 use interlock_core::protocol::{Outcome, Welcome};
 
-use super::target::Tracked;
 use super::driver;
+use super::target::Tracked;
 use crate::chain::chain;
 use crate::deliver::{DeliverError, Wanted};
 use crate::docker::Calls;
@@ -63,7 +65,7 @@ impl Publisher {
         }
     }
 
-    pub(super) fn connected(&self, target: &TargetId, welcome: &Welcome) {
+    pub(super) fn connected(target: &TargetId, welcome: &Welcome) {
         tracing::info!(%target, proxy = %welcome.proxy.abilities, agent = welcome.version, "agent connected");
     }
 

@@ -21,6 +21,7 @@ use crate::deliver::{Dialer, Identity, Outer};
 use crate::docker::{self, Client, DockerError, actions};
 use crate::serve::Served;
 use crate::settings::Settings;
+use crate::source::docker::DockerSource;
 use crate::source::{self, EngineSnapshot};
 use crate::store::{Store, StoreError};
 
@@ -37,7 +38,9 @@ pub enum RunError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The channel to the outer process.
-    #[error("standard input is not the channel to an outer process; `--operator-child` is for `interlock run --embedded` alone")]
+    #[error(
+        "standard input is not the channel to an outer process; `--operator-child` is for `interlock run --embedded` alone"
+    )]
     Outer(#[source] std::io::Error),
     /// The engine's name, which is fixed.
     #[error(transparent)]
@@ -61,7 +64,10 @@ pub async fn run(
         false => Outer::none(stop.clone()),
     };
     let own_container = docker::own_container(&client).await;
-    let containers = source::docker::spawn(client.clone(), engine.clone(), settings);
+    let (containers, _following) = source::docker::spawn(
+        client.clone(),
+        DockerSource { engine: engine.clone(), resync: settings.pace.resync.get(), address: None },
+    );
     let folders = certificate_folders(settings);
     let (certificates, secrets) = source::certificates::spawn(folders);
     let lookup = lookup(containers.clone());

@@ -261,7 +261,7 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         metrics.know_cluster(&"web".parse().unwrap());
         metrics.engine(&"local".parse().unwrap(), true);
-        metrics.docker_request(&"local".parse().unwrap(), "container_list");
+        metrics.docker_requests(&"local".parse().unwrap(), "container_list", 1);
         let listed: BTreeSet<String> = catalogue::ALL.iter().map(|entry| entry.name.to_owned()).collect();
         assert_eq!(names_of(&metrics), listed);
     }

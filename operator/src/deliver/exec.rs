@@ -102,9 +102,12 @@ impl AgentBinary {
                 let content = self.content().await?;
                 // Megabytes of hashing do not belong on a thread that serves other targets.
                 let size = content.len() as u64;
-                let digest = tokio::task::spawn_blocking(move || Digest::of([content.as_slice()])).await.map_err(
-                    |error| ExecError::OwnBinary { path: self.path.to_path_buf(), why: error.to_string() },
-                )?;
+                let digest = tokio::task::spawn_blocking(move || Digest::of([content.as_slice()]))
+                    .await
+                    .map_err(|error| ExecError::OwnBinary {
+                        path: self.path.to_path_buf(),
+                        why: error.to_string(),
+                    })?;
                 Ok(Facts { digest, size })
             })
             .await
@@ -121,7 +124,8 @@ pub async fn connect(
     binary: &AgentBinary,
 ) -> Result<(Reader, Writer), ExecError> {
     let program = install(client, container, proxy, binary).await?;
-    let command = [program.as_str(), "agent", "--stdio", "--proxy", proxy.as_str()].map(str::to_owned).to_vec();
+    let command =
+        [program.as_str(), "agent", "--stdio", "--proxy", proxy.as_str()].map(str::to_owned).to_vec();
     attach(client, container, proxy, command).await
 }
 
@@ -155,7 +159,12 @@ async fn attach(
 ) -> Result<(Reader, Writer), ExecError> {
     let not_executable = {
         let (container, proxy) = (container.name.clone(), proxy.as_str());
-        move |why: String| ExecError::NotExecutable { container, why, architecture: std::env::consts::ARCH, proxy }
+        move |why: String| ExecError::NotExecutable {
+            container,
+            why,
+            architecture: std::env::consts::ARCH,
+            proxy,
+        }
     };
     let exec = match client.exec(container.id.as_str(), command).await {
         Ok(exec) => exec,
@@ -195,5 +204,7 @@ async fn attach(
 
 /// Whether these are the engine's words for a process that never ran.
 fn failed_to_start(words: &[u8]) -> bool {
-    words.starts_with(b"OCI runtime exec failed") || words.starts_with(b"exec failed") || words.starts_with(b"unable to start container process")
+    words.starts_with(b"OCI runtime exec failed")
+        || words.starts_with(b"exec failed")
+        || words.starts_with(b"unable to start container process")
 }

@@ -58,7 +58,9 @@ impl ActionError {
     /// Whether trying again cannot help before somebody changes the container or the configuration.
     pub fn is_final(&self) -> bool {
         match self {
-            Self::Docker(error) => matches!(error, DockerError::ReadOnly { .. } | DockerError::Forbidden { .. }),
+            Self::Docker(error) => {
+                matches!(error, DockerError::ReadOnly { .. } | DockerError::Forbidden { .. })
+            }
             Self::OnMount { .. } | Self::ReadOnlyRoot { .. } | Self::Path { .. } => true,
         }
     }

@@ -69,6 +69,8 @@ pub struct EngineFacts {
 pub struct FileFacts {
     /// Its size in bytes.
     pub size: u64,
+    /// Whether it is a symbolic link.
+    pub link: bool,
 }
 
 /// An attached exec: frames from the process, and its standard input.
@@ -218,7 +220,10 @@ impl Client {
         let answer =
             self.call("archive_stat", self.docker.get_container_archive_info(container, Some(options))).await;
         match answer {
-            Ok(stat) => Ok(Some(FileFacts { size: u64::try_from(stat.size).unwrap_or(0) })),
+            Ok(stat) => Ok(Some(FileFacts {
+                size: u64::try_from(stat.size).unwrap_or(0),
+                link: !stat.link_target.is_empty(),
+            })),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
         }

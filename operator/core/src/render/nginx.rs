@@ -40,6 +40,14 @@ const TIMES: &[(&str, &str)] = &[
     ("response", "upstream_header_time"),
 ];
 
+/// Texts of the access log: its name there, nginx's variable, the most bytes of it.
+const TEXTS: &[(&str, &str, u16)] = &[
+    ("host", "http_host", 255),
+    ("uri", "request_uri", 2048),
+    ("route", "interlock_route", 2048),
+    ("agent", "http_user_agent", 512),
+];
+
 /// The nginx bundle of a plan.
 pub(super) fn render(
     plan: &Plan,
@@ -175,6 +183,7 @@ struct Http<'a> {
     connect: u64,
     redispatch: u64,
     forwarded: Vec<Header>,
+    texts: Vec<Text>,
     times: Vec<Time>,
     trusted: Vec<String>,
     monitoring: Vec<String>,
@@ -190,6 +199,14 @@ struct Http<'a> {
 struct Header {
     name: &'static str,
     variable: String,
+}
+
+/// A text in the log, and the variable that it is made of.
+#[derive(Serialize)]
+struct Text {
+    name: &'static str,
+    of: &'static str,
+    longest: u16,
 }
 
 /// A time in the log, and the variable that it is made of.
@@ -220,6 +237,7 @@ impl<'a> Http<'a> {
                 .iter()
                 .map(|name| Header { name, variable: name.to_ascii_lowercase().replace('-', "_") })
                 .collect(),
+            texts: TEXTS.iter().map(|&(name, of, longest)| Text { name, of, longest }).collect(),
             times: TIMES.iter().map(|&(name, of)| Time { name, of }).collect(),
             trusted: networks(&settings.trusted_proxies, &[]),
             monitoring: networks(&settings.monitoring_networks, &["127.0.0.0/8", "::1/128"]),

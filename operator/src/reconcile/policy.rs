@@ -8,6 +8,7 @@ use interlock_core::plan::Abilities;
 use interlock_core::protocol::{Declined, Outcome};
 use interlock_core::search::Search;
 
+use crate::chain::chain;
 use crate::deliver::{DeliverError, Wanted};
 
 /// What to do after an apply was answered.
@@ -86,19 +87,4 @@ pub fn fault(
         message,
         fix,
     }
-}
-
-/// An error and everything behind it in one line.
-pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        let line = inner.to_string();
-        if !text.contains(&line) {
-            text.push_str(": ");
-            text.push_str(&line);
-        }
-        source = inner.source();
-    }
-    text
 }

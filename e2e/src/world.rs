@@ -95,7 +95,8 @@ impl World {
     /// The same on the engine behind a socket.
     pub async fn run_on(socket: &str, test: &str, body: impl AsyncFnOnce(&Self) -> Result) -> Result {
         let world = Self::open(socket, test).await?;
-        let result = body(&world).await;
+        // Boxed: a whole test is a large future.
+        let result = Box::pin(body(&world)).await;
         if result.is_err() {
             show(&world.docker, &format!("{LABEL}={}", world.prefix)).await;
         }

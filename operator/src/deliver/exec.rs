@@ -8,12 +8,12 @@ use std::sync::Arc;
 use bollard::container::LogOutput;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
-use interlock_core::model::{Container, Digest};
+use interlock_core::model::{ContainerId, Digest};
 use interlock_crds::ProxyKind;
 use tokio_util::io::StreamReader;
 
 use super::{Reader, Writer};
-use crate::docker::actions::{ActionError, archive, writable};
+use crate::docker::actions::{ActionError, Place, archive};
 use crate::docker::{Client, DockerError};
 
 /// The folder in a proxy container that holds agents, one folder for each build.
@@ -102,9 +102,12 @@ impl AgentBinary {
                 let content = self.content().await?;
                 // Megabytes of hashing do not belong on a thread that serves other targets.
                 let size = content.len() as u64;
-                let digest = tokio::task::spawn_blocking(move || Digest::of([content.as_slice()])).await.map_err(
-                    |error| ExecError::OwnBinary { path: self.path.to_path_buf(), why: error.to_string() },
-                )?;
+                let digest = tokio::task::spawn_blocking(move || Digest::of([content.as_slice()]))
+                    .await
+                    .map_err(|error| ExecError::OwnBinary {
+                        path: self.path.to_path_buf(),
+                        why: error.to_string(),
+                    })?;
                 Ok(Facts { digest, size })
             })
             .await
@@ -116,19 +119,20 @@ impl AgentBinary {
 /// started shows as an error of the first read, one that ended as the end. Dropping both ends closes the agent's standard input, which ends it.
 pub async fn connect(
     client: &Client,
-    container: &Container,
+    container: &ContainerId,
     proxy: ProxyKind,
     binary: &AgentBinary,
 ) -> Result<(Reader, Writer), ExecError> {
     let program = install(client, container, proxy, binary).await?;
-    let command = [program.as_str(), "agent", "--stdio", "--proxy", proxy.as_str()].map(str::to_owned).to_vec();
+    let command =
+        [program.as_str(), "agent", "--stdio", "--proxy", proxy.as_str()].map(str::to_owned).to_vec();
     attach(client, container, proxy, command).await
 }
 
 /// Makes sure that the binary is in the container; its path there.
 async fn install(
     client: &Client,
-    container: &Container,
+    container: &ContainerId,
     proxy: ProxyKind,
     binary: &AgentBinary,
 ) -> Result<String, ExecError> {
@@ -136,12 +140,13 @@ async fn install(
     let folder = format!("{HOME}/{}", facts.digest);
     let file = format!("{folder}/interlock");
     let program = format!("/{file}");
-    let id = container.id.as_str();
+    let id = container.as_str();
     if client.stat(id, &program).await?.is_none_or(|found| found.size != facts.size) {
-        writable(container, &program, proxy)?;
+        let place = Place::look(client, container).await?;
+        place.writable(client, container, &program, proxy).await?;
         let content = binary.content().await?;
         client.upload(id, "/", archive(&[HOME, &folder], &file, &content, 0o755)).await?;
-        tracing::debug!(container = %container.name, bytes = facts.size, "agent sent");
+        tracing::debug!(container = %place.name, bytes = facts.size, "agent sent");
     }
     Ok(program)
 }
@@ -149,22 +154,27 @@ async fn install(
 /// Runs `command` in the container and hands out its ends.
 async fn attach(
     client: &Client,
-    container: &Container,
+    container: &ContainerId,
     proxy: ProxyKind,
     command: Vec<String>,
 ) -> Result<(Reader, Writer), ExecError> {
     let not_executable = {
-        let (container, proxy) = (container.name.clone(), proxy.as_str());
-        move |why: String| ExecError::NotExecutable { container, why, architecture: std::env::consts::ARCH, proxy }
+        let (container, proxy) = (container.short().to_owned(), proxy.as_str());
+        move |why: String| ExecError::NotExecutable {
+            container,
+            why,
+            architecture: std::env::consts::ARCH,
+            proxy,
+        }
     };
-    let exec = match client.exec(container.id.as_str(), command).await {
+    let exec = match client.exec(container.as_str(), command).await {
         Ok(exec) => exec,
         Err(DockerError::Answer { message, .. }) if failed_to_start(message.as_bytes()) => {
             return Err(not_executable(message));
         }
         Err(error) => return Err(error.into()),
     };
-    let name = container.name.clone();
+    let name = container.short().to_owned();
     let mut first = true;
     let bytes = exec.output.filter_map(move |frame| {
         let out = match frame {
@@ -195,5 +205,7 @@ async fn attach(
 
 /// Whether these are the engine's words for a process that never ran.
 fn failed_to_start(words: &[u8]) -> bool {
-    words.starts_with(b"OCI runtime exec failed") || words.starts_with(b"exec failed") || words.starts_with(b"unable to start container process")
+    words.starts_with(b"OCI runtime exec failed")
+        || words.starts_with(b"exec failed")
+        || words.starts_with(b"unable to start container process")
 }

@@ -1,11 +1,11 @@
 //! What Interlock does to containers: attach to and detach from networks, and give a stock proxy its first
 //! configuration. Everything else is the agent's work.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Component, Path};
 
 use bytes::Bytes;
-use interlock_core::model::{Container, ContainerId};
+use interlock_core::model::ContainerId;
 use interlock_crds::ProxyKind;
 
 use super::{Client, DockerError};
@@ -46,6 +46,21 @@ pub enum ActionError {
         /// The proxy's name.
         proxy: &'static str,
     },
+    /// A folder on the way is a symbolic link, which may lead onto a mount.
+    #[error(
+        "{link} in {container} is a symbolic link, so {path} may lie on a mount and write a file of the host: \
+         use the image interlock-{proxy}, or an image without that link"
+    )]
+    ThroughLink {
+        /// The container's name.
+        container: String,
+        /// What would be written.
+        path: String,
+        /// The link.
+        link: String,
+        /// The proxy's name.
+        proxy: &'static str,
+    },
     /// Not an absolute path of plain components.
     #[error("`{path}` is not an absolute path without `..`")]
     Path {
@@ -58,8 +73,13 @@ impl ActionError {
     /// Whether trying again cannot help before somebody changes the container or the configuration.
     pub fn is_final(&self) -> bool {
         match self {
-            Self::Docker(error) => matches!(error, DockerError::ReadOnly { .. } | DockerError::Forbidden { .. }),
-            Self::OnMount { .. } | Self::ReadOnlyRoot { .. } | Self::Path { .. } => true,
+            Self::Docker(error) => {
+                matches!(error, DockerError::ReadOnly { .. } | DockerError::Forbidden { .. })
+            }
+            Self::OnMount { .. }
+            | Self::ReadOnlyRoot { .. }
+            | Self::ThroughLink { .. }
+            | Self::Path { .. } => true,
         }
     }
 }
@@ -118,45 +138,103 @@ pub async fn detach(client: &Client, network: &str, container: &ContainerId) -> 
     }
 }
 
-/// Puts a first configuration into a stopped proxy container and starts it. Touches nothing else.
+/// Puts a first configuration into a stopped proxy container and starts it. Touches nothing else; a
+/// container that runs by now is left alone.
 pub async fn boot(
     client: &Client,
-    container: &Container,
+    container: &ContainerId,
     proxy: ProxyKind,
     first: Option<&FirstConfiguration>,
 ) -> Result<(), ActionError> {
+    let place = Place::look(client, container).await?;
+    if place.running {
+        return Ok(());
+    }
     if let Some(first) = first {
-        writable(container, first.path, proxy)?;
+        place.writable(client, container, first.path, proxy).await?;
         let (folder, file) = split(first.path)?;
         let tar = archive(&[], file, first.text.as_bytes(), 0o644);
-        client.upload(container.id.as_str(), folder, tar).await?;
+        client.upload(container.as_str(), folder, tar).await?;
     }
-    client.start(container.id.as_str()).await?;
+    client.start(container.as_str()).await?;
     Ok(())
 }
 
-/// Refuses a path that lies on a mount, on a read-only root, or is no plain path.
-pub(crate) fn writable(container: &Container, path: &str, proxy: ProxyKind) -> Result<(), ActionError> {
-    let target = Path::new(path);
-    let plain = target.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
-    if !target.is_absolute() || !plain {
-        return Err(ActionError::Path { path: path.to_owned() });
-    }
-    if let Some(mount) = container.mounts.iter().find(|mount| target.starts_with(mount)) {
-        return Err(ActionError::OnMount {
-            container: container.name.clone(),
-            path: path.to_owned(),
-            mount: mount.clone(),
-            proxy: proxy.as_str(),
-        });
-    }
-    if container.read_only {
-        return Err(ActionError::ReadOnlyRoot { container: container.name.clone(), proxy: proxy.as_str() });
-    }
-    Ok(())
+/// What decides whether something may be written into a container; looked at just before writing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) name: String,
+    running: bool,
+    mounts: BTreeSet<String>,
+    read_only: bool,
 }
 
-/// Folder and file name of a path that [`writable`] accepted.
+impl Place {
+    pub(crate) async fn look(client: &Client, container: &ContainerId) -> Result<Self, DockerError> {
+        let found = client.inspect(container.as_str()).await?;
+        let host = found.host_config.unwrap_or_default();
+        let mut mounts: BTreeSet<String> =
+            found.mounts.unwrap_or_default().into_iter().filter_map(|mount| mount.destination).collect();
+        mounts.extend(host.tmpfs.unwrap_or_default().into_keys());
+        Ok(Self {
+            name: found.name.unwrap_or_default().trim_start_matches('/').to_owned(),
+            running: found.state.and_then(|state| state.running) == Some(true),
+            mounts,
+            read_only: host.readonly_rootfs == Some(true),
+        })
+    }
+
+    /// Refuses a path that lies on a mount, on a read-only root, behind a symbolic link, or is no plain path.
+    pub(crate) async fn writable(
+        &self,
+        client: &Client,
+        container: &ContainerId,
+        path: &str,
+        proxy: ProxyKind,
+    ) -> Result<(), ActionError> {
+        self.allows(path, proxy)?;
+        // The engine follows links of the folders: where they lead cannot be judged from here.
+        let mut folders: Vec<&str> = path.match_indices('/').skip(1).map(|(end, _)| &path[..end]).collect();
+        folders.push(path);
+        for folder in folders {
+            match client.stat(container.as_str(), folder).await? {
+                None => break,
+                Some(found) if found.link => {
+                    return Err(ActionError::ThroughLink {
+                        container: self.name.clone(),
+                        path: path.to_owned(),
+                        link: folder.to_owned(),
+                        proxy: proxy.as_str(),
+                    });
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn allows(&self, path: &str, proxy: ProxyKind) -> Result<(), ActionError> {
+        let target = Path::new(path);
+        let plain = target.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+        if !target.is_absolute() || !plain {
+            return Err(ActionError::Path { path: path.to_owned() });
+        }
+        if let Some(mount) = self.mounts.iter().find(|mount| target.starts_with(mount)) {
+            return Err(ActionError::OnMount {
+                container: self.name.clone(),
+                path: path.to_owned(),
+                mount: mount.clone(),
+                proxy: proxy.as_str(),
+            });
+        }
+        if self.read_only {
+            return Err(ActionError::ReadOnlyRoot { container: self.name.clone(), proxy: proxy.as_str() });
+        }
+        Ok(())
+    }
+}
+
+/// Folder and file name of a path that [`Place::writable`] accepted.
 fn split(path: &str) -> Result<(&str, &str), ActionError> {
     match path.rsplit_once('/') {
         Some((folder, file)) if !file.is_empty() => Ok((if folder.is_empty() { "/" } else { folder }, file)),

@@ -12,12 +12,12 @@ use bollard::container::LogOutput;
 use bollard::errors::Error as Bollard;
 use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
 use bollard::models::{
-    ContainerInspectResponse, ContainerSummary, EndpointSettings, EventMessage, ImageInspect, NetworkConnectRequest,
-    NetworkDisconnectRequest,
+    ContainerInspectResponse, ContainerSummary, EndpointSettings, EventMessage, ImageInspect,
+    NetworkConnectRequest, NetworkDisconnectRequest,
 };
 use bollard::query_parameters::{
-    ContainerArchiveInfoOptionsBuilder, EventsOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder,
-    StartContainerOptions, UploadToContainerOptionsBuilder,
+    ContainerArchiveInfoOptionsBuilder, EventsOptionsBuilder, InspectContainerOptions,
+    ListContainersOptionsBuilder, StartContainerOptions, UploadToContainerOptionsBuilder,
 };
 use futures_util::{Stream, StreamExt as _};
 use interlock_crds::DockerSpec;
@@ -46,7 +46,10 @@ pub struct Client {
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").field("host", &self.host).field("read_only", &self.read_only).finish_non_exhaustive()
+        f.debug_struct("Client")
+            .field("host", &self.host)
+            .field("read_only", &self.read_only)
+            .finish_non_exhaustive()
     }
 }
 
@@ -66,6 +69,8 @@ pub struct EngineFacts {
 pub struct FileFacts {
     /// Its size in bytes.
     pub size: u64,
+    /// Whether it is a symbolic link.
+    pub link: bool,
 }
 
 /// An attached exec: frames from the process, and its standard input.
@@ -168,7 +173,8 @@ impl Client {
 
     /// One container.
     pub(crate) async fn inspect(&self, id: &str) -> Result<ContainerInspectResponse, DockerError> {
-        self.call("container_inspect", self.docker.inspect_container(id, None::<InspectContainerOptions>)).await
+        self.call("container_inspect", self.docker.inspect_container(id, None::<InspectContainerOptions>))
+            .await
     }
 
     /// One image.
@@ -186,7 +192,10 @@ impl Client {
         self.writes("network_connect")?;
         let request = NetworkConnectRequest {
             container: container.to_owned(),
-            endpoint_config: Some(EndpointSettings { driver_opts: Some(driver_options), ..EndpointSettings::default() }),
+            endpoint_config: Some(EndpointSettings {
+                driver_opts: Some(driver_options),
+                ..EndpointSettings::default()
+            }),
         };
         self.call("network_connect", self.docker.connect_network(network, request)).await
     }
@@ -201,7 +210,8 @@ impl Client {
     /// Starts a container. Writes.
     pub(crate) async fn start(&self, container: &str) -> Result<(), DockerError> {
         self.writes("container_start")?;
-        self.call("container_start", self.docker.start_container(container, None::<StartContainerOptions>)).await
+        self.call("container_start", self.docker.start_container(container, None::<StartContainerOptions>))
+            .await
     }
 
     /// What stands at `path` inside a container; none if nothing does.
@@ -210,14 +220,22 @@ impl Client {
         let answer =
             self.call("archive_stat", self.docker.get_container_archive_info(container, Some(options))).await;
         match answer {
-            Ok(stat) => Ok(Some(FileFacts { size: u64::try_from(stat.size).unwrap_or(0) })),
+            Ok(stat) => Ok(Some(FileFacts {
+                size: u64::try_from(stat.size).unwrap_or(0),
+                link: !stat.link_target.is_empty(),
+            })),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
         }
     }
 
     /// Unpacks a tar archive into the folder `path` of a container. Writes.
-    pub(crate) async fn upload(&self, container: &str, path: &str, tar: bytes::Bytes) -> Result<(), DockerError> {
+    pub(crate) async fn upload(
+        &self,
+        container: &str,
+        path: &str,
+        tar: bytes::Bytes,
+    ) -> Result<(), DockerError> {
         self.writes("archive_upload")?;
         let options = UploadToContainerOptionsBuilder::new().path(path).build();
         let body = bollard::body_full(tar);
@@ -236,7 +254,8 @@ impl Client {
             ..CreateExecOptions::default()
         };
         let made = self.call("exec_create", self.docker.create_exec(container, options)).await?;
-        let started = self.call("exec_start", self.docker.start_exec(&made.id, None::<StartExecOptions>)).await?;
+        let started =
+            self.call("exec_start", self.docker.start_exec(&made.id, None::<StartExecOptions>)).await?;
         match started {
             StartExecResults::Attached { output, input } => Ok(Exec { output, input }),
             StartExecResults::Detached => Err(DockerError::Broken {

@@ -66,7 +66,9 @@ pub enum DockerError {
         host: String,
     },
     /// The host's name has no address.
-    #[error("the name of the engine {host} cannot be resolved: correct DOCKER_HOST or docker.host, or the DNS")]
+    #[error(
+        "the name of the engine {host} cannot be resolved: correct DOCKER_HOST or docker.host, or the DNS"
+    )]
     Unresolved {
         /// The engine's URL.
         host: String,
@@ -132,7 +134,9 @@ pub enum DockerError {
         needed: &'static str,
     },
     /// No answer in time.
-    #[error("{host} did not answer `{call}` within {seconds} s: the engine hangs or a firewall drops the packets")]
+    #[error(
+        "{host} did not answer `{call}` within {seconds} s: the engine hangs or a firewall drops the packets"
+    )]
     Timeout {
         /// The engine's URL.
         host: String,
@@ -159,7 +163,9 @@ pub enum DockerError {
         message: String,
     },
     /// The engine, or a filter in front of it, forbids the call.
-    #[error("the engine at {host} forbids `{call}` ({message}): allow it in the socket's filter, or see --read-only-docker")]
+    #[error(
+        "the engine at {host} forbids `{call}` ({message}): allow it in the socket's filter, or see --read-only-docker"
+    )]
     Forbidden {
         /// The engine's URL.
         host: String,
@@ -284,7 +290,9 @@ impl DockerError {
             Tls::InvalidCertificate(CertificateError::UnknownIssuer) => {
                 "docker.tls.ca did not sign the engine's certificate: name the right ca.pem"
             }
-            Tls::InvalidCertificate(CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }) => {
+            Tls::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            ) => {
                 "the engine's certificate is for another name: use that name in docker.host, or issue it for this one"
             }
             Tls::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
@@ -329,7 +337,8 @@ impl DockerError {
         let gid = meta.map_or(0, fs::Metadata::gid);
         let mode = meta.map_or(0, fs::Metadata::mode) & 0o7777;
         let groups = fs::read_to_string("/etc/group").unwrap_or_default();
-        let group = group_name(&groups, gid).map_or_else(|| gid.to_string(), |name| format!("{name} ({gid})"));
+        let group =
+            group_name(&groups, gid).map_or_else(|| gid.to_string(), |name| format!("{name} ({gid})"));
         Self::PermissionDenied { path, group, gid, mode, uid: rustix::process::geteuid().as_raw() }
     }
 }

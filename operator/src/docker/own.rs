@@ -40,7 +40,12 @@ fn guesses(mounts: &str, cgroups: &str, hostname: &str) -> Vec<String> {
     let from_cgroups = cgroups.lines().filter(|line| line.contains("docker")).filter_map(full_id);
     let short = (hostname.len() == 12 && hostname.bytes().all(|b| b.is_ascii_hexdigit())).then_some(hostname);
     let mut seen = BTreeSet::new();
-    from_mounts.chain(from_cgroups).chain(short).map(str::to_owned).filter(|id| seen.insert(id.clone())).collect()
+    from_mounts
+        .chain(from_cgroups)
+        .chain(short)
+        .map(str::to_owned)
+        .filter(|id| seen.insert(id.clone()))
+        .collect()
 }
 
 /// The last run of exactly 64 hex digits in a path.
@@ -70,7 +75,9 @@ mod tests {
 
     #[test]
     fn control_groups_and_a_short_host_name_serve_too() {
-        let cgroups = format!("3:cpu:/docker/{ID}\n2:pids:/docker/{ID}\n1:name=systemd:/system.slice/docker-{ID}.scope");
+        let cgroups = format!(
+            "3:cpu:/docker/{ID}\n2:pids:/docker/{ID}\n1:name=systemd:/system.slice/docker-{ID}.scope"
+        );
         assert_eq!(guesses("", &cgroups, &ID[..12]), [ID, &ID[..12]]);
     }
 }

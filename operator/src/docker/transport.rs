@@ -78,7 +78,12 @@ pub(super) fn build(
         }
         let address = hyperlocal::Uri::new(path, "/");
         let address: hyper::Uri = address.into();
-        docker_over!(hyperlocal::UnixConnector, address.to_string().trim_end_matches('/').to_owned(), clock, seconds)
+        docker_over!(
+            hyperlocal::UnixConnector,
+            address.to_string().trim_end_matches('/').to_owned(),
+            clock,
+            seconds
+        )
     } else if let Some(rest) = host.strip_prefix("tcp://") {
         let authority = rest.trim_end_matches('/');
         let parsed: hyper::http::uri::Authority =
@@ -107,7 +112,9 @@ pub(super) fn build(
     } else {
         let why = match host.split_once("://") {
             Some(("http" | "https", _)) => "it begins with http, where Docker writes tcp",
-            Some(("ssh", _)) => "ssh is not supported; forward the socket (ssh -L /run/remote.sock:/var/run/docker.sock)",
+            Some(("ssh", _)) => {
+                "ssh is not supported; forward the socket (ssh -L /run/remote.sock:/var/run/docker.sock)"
+            }
             Some(_) => "its scheme is neither unix nor tcp",
             None => "it has no scheme",
         };

@@ -207,7 +207,9 @@ fn judge(file: &File, files: &[File]) -> Judged {
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(content).collect();
     let chain = match chain {
         Ok(chain) => chain,
-        Err(error) => return faulty(format!("it is not valid PEM: {error}"), Vec::new(), Timestamp::default()),
+        Err(error) => {
+            return faulty(format!("it is not valid PEM: {error}"), Vec::new(), Timestamp::default());
+        }
     };
     let Some(leaf) = chain.first() else {
         if PrivateKeyDer::from_pem_slice(content).is_ok() {
@@ -237,7 +239,8 @@ fn faulty(why: String, names: Vec<HostPattern>, not_after: Timestamp) -> Judged 
 /// The DNS names that a certificate is for, and when it expires.
 fn describe(leaf: &CertificateDer<'_>) -> Result<(Vec<HostPattern>, Timestamp), String> {
     use x509_parser::extensions::GeneralName;
-    let (_, parsed) = x509_parser::parse_x509_certificate(leaf).map_err(|_| "it is not a valid certificate".to_owned())?;
+    let (_, parsed) =
+        x509_parser::parse_x509_certificate(leaf).map_err(|_| "it is not a valid certificate".to_owned())?;
     let mut names: BTreeSet<HostPattern> = BTreeSet::new();
     if let Ok(Some(alternative)) = parsed.subject_alternative_name() {
         names.extend(alternative.value.general_names.iter().filter_map(|name| match name {
@@ -255,7 +258,11 @@ fn describe(leaf: &CertificateDer<'_>) -> Result<(Vec<HostPattern>, Timestamp), 
 
 /// The private key of `chain`: in the same file, beside it as `<stem>.key`, `<stem>-key.pem` or
 /// `<stem>.key.pem`, else any key in the folder that fits.
-fn matching_key(file: &File, files: &[File], chain: &[CertificateDer<'static>]) -> Result<PrivateKeyDer<'static>, String> {
+fn matching_key(
+    file: &File,
+    files: &[File],
+    chain: &[CertificateDer<'static>],
+) -> Result<PrivateKeyDer<'static>, String> {
     let provider = rustls::crypto::ring::default_provider();
     let beside =
         [format!("{}.key", file.stem), format!("{}-key.pem", file.stem), format!("{}.key.pem", file.stem)];

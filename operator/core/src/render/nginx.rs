@@ -40,6 +40,17 @@ const TIMES: &[(&str, &str)] = &[
     ("response", "upstream_header_time"),
 ];
 
+/// Texts of the access log: its name there, nginx's variable, the most bytes of it.
+const TEXTS: &[(&str, &str, u16)] = &[
+    ("host", "http_host", 255),
+    ("uri", "request_uri", 2048),
+    ("route", "interlock_route", 2048),
+    ("agent", "http_user_agent", 512),
+];
+
+/// One character of well-formed UTF-8, byte by byte (RFC 3629, section 4).
+const UTF8: &str = r"[\x00-\x7f]|[\xc2-\xdf][\x80-\xbf]|\xe0[\xa0-\xbf][\x80-\xbf]|[\xe1-\xec\xee\xef][\x80-\xbf][\x80-\xbf]|\xed[\x80-\x9f][\x80-\xbf]|\xf0[\x90-\xbf][\x80-\xbf][\x80-\xbf]|[\xf1-\xf3][\x80-\xbf][\x80-\xbf][\x80-\xbf]|\xf4[\x80-\x8f][\x80-\xbf][\x80-\xbf]";
+
 /// The nginx bundle of a plan.
 pub(super) fn render(
     plan: &Plan,
@@ -175,6 +186,8 @@ struct Http<'a> {
     connect: u64,
     redispatch: u64,
     forwarded: Vec<Header>,
+    texts: Vec<Text>,
+    utf8: &'static str,
     times: Vec<Time>,
     trusted: Vec<String>,
     monitoring: Vec<String>,
@@ -190,6 +203,14 @@ struct Http<'a> {
 struct Header {
     name: &'static str,
     variable: String,
+}
+
+/// A text in the log, and the variable that it is made of.
+#[derive(Serialize)]
+struct Text {
+    name: &'static str,
+    of: &'static str,
+    longest: u16,
 }
 
 /// A time in the log, and the variable that it is made of.
@@ -220,6 +241,8 @@ impl<'a> Http<'a> {
                 .iter()
                 .map(|name| Header { name, variable: name.to_ascii_lowercase().replace('-', "_") })
                 .collect(),
+            utf8: UTF8,
+            texts: TEXTS.iter().map(|&(name, of, longest)| Text { name, of, longest }).collect(),
             times: TIMES.iter().map(|&(name, of)| Time { name, of }).collect(),
             trusted: networks(&settings.trusted_proxies, &[]),
             monitoring: networks(&settings.monitoring_networks, &["127.0.0.0/8", "::1/128"]),
@@ -336,6 +359,9 @@ struct Server<'a> {
     /// Whether any place has endpoints.
     proxied: bool,
     long: Vec<LongWay>,
+    /// Scheme and upstream, where all that goes the long way goes to one: nginx before 1.23.1 makes a TLS
+    /// context for every place whose upstream is a variable.
+    only_upstream: Option<String>,
     tunnel: u64,
     redirect_status: u16,
     https_port: String,
@@ -384,6 +410,11 @@ impl<'a> Server<'a> {
             .collect();
         let ways: BTreeSet<bool> =
             places.iter().filter(|it| it.upstream.is_some() && !it.long).map(|it| it.verify).collect();
+        let upstreams: BTreeSet<String> = places
+            .iter()
+            .filter(|place| !place.long)
+            .filter_map(|place| Some(format!("{}://{}", place.scheme, place.upstream.as_ref()?)))
+            .collect();
         Self {
             listens: &listens.all,
             name: host.to_string(),
@@ -391,6 +422,7 @@ impl<'a> Server<'a> {
             strips: places.iter().any(|place| place.strip.is_some()),
             root: places.iter().any(|place| place.root),
             proxied: places.iter().any(|place| place.upstream.is_some()),
+            only_upstream: upstreams.first().filter(|_| upstreams.len() == 1).cloned(),
             long: ways.into_iter().map(|verify| LongWay { verify }).collect(),
             places,
             tunnel: settings.timeouts.tunnel.as_millis(),

@@ -3,7 +3,8 @@
 use super::*;
 
 fn issue(names: &[&str]) -> (String, String) {
-    let made = rcgen::generate_simple_self_signed(names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>()).unwrap();
+    let made = rcgen::generate_simple_self_signed(names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>())
+        .unwrap();
     (made.cert.pem(), made.signing_key.serialize_pem())
 }
 
@@ -31,13 +32,19 @@ fn a_key_is_found_in_the_file_beside_it_or_anywhere_in_the_folder() {
     fs::create_dir(dir.path().join("folder.pem")).unwrap();
 
     let (views, secrets) = scan(dir.path());
-    assert_eq!(views.keys().map(CertificateName::as_str).collect::<Vec<_>>(), ["one.pem", "three.cert", "two.crt"]);
+    assert_eq!(
+        views.keys().map(CertificateName::as_str).collect::<Vec<_>>(),
+        ["one.pem", "three.cert", "two.crt"]
+    );
     assert!(views.values().all(|v| v.fault.is_none()), "{views:?}");
     let names: Vec<String> = view(&views, "one.pem").names.iter().map(ToString::to_string).collect();
     assert_eq!(names, ["shop.example.com", "*.shop.example.com"]);
     let text = &secrets[&view(&views, "two.crt").digest].0;
     assert!(CertificateDer::from_pem_slice(text.as_bytes()).is_ok());
-    assert_eq!(PrivateKeyDer::from_pem_slice(text.as_bytes()).unwrap(), PrivateKeyDer::from_pem_slice(two_key.as_bytes()).unwrap());
+    assert_eq!(
+        PrivateKeyDer::from_pem_slice(text.as_bytes()).unwrap(),
+        PrivateKeyDer::from_pem_slice(two_key.as_bytes()).unwrap()
+    );
     assert_eq!(view(&views, "two.crt").digest, Digest::of([text.as_bytes()]), "the digest is the content's");
 }
 
@@ -59,7 +66,11 @@ fn faults_are_named_and_cost_only_their_own_file() {
     let (views, secrets) = scan(dir.path());
     let fault = |name: &str| view(&views, name).fault.clone().unwrap_or_default();
     assert_eq!(fault("good.pem"), "");
-    assert!(fault("mismatch.crt").contains("mismatch.key") && fault("mismatch.crt").contains("does not belong"), "{}", fault("mismatch.crt"));
+    assert!(
+        fault("mismatch.crt").contains("mismatch.key") && fault("mismatch.crt").contains("does not belong"),
+        "{}",
+        fault("mismatch.crt")
+    );
     assert!(fault("alone.crt").contains("alone.key"), "{}", fault("alone.crt"));
     assert!(fault("junk.pem").contains("no certificate"), "{}", fault("junk.pem"));
     assert!(!fault("cut.pem").is_empty());

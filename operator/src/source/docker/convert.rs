@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use bollard::models::{
-    ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary, ContainerSummaryStateEnum, EndpointSettings,
-    HealthStatusEnum, ImageInspect, MountPoint, PortMap, PortSummary, PortSummaryTypeEnum,
+    ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary, ContainerSummaryStateEnum,
+    EndpointSettings, HealthStatusEnum, ImageInspect, MountPoint, PortMap, PortSummary, PortSummaryTypeEnum,
 };
-use interlock_core::model::{Attachment, Container, ContainerId, ContainerState, Health, Port, PublishedPort, Timestamp};
+use interlock_core::model::{
+    Attachment, Container, ContainerId, ContainerState, Health, Port, PublishedPort, Timestamp,
+};
 
 use crate::docker::actions::ATTACHED_BY;
 
@@ -116,7 +118,8 @@ pub(super) fn inspected(answer: ContainerInspectResponse) -> Option<Inspected> {
         mounts,
         read_only: host.readonly_rootfs == Some(true),
     };
-    let stop_timeout = config.stop_timeout.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or(STOP_TIMEOUT);
+    let stop_timeout =
+        config.stop_timeout.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or(STOP_TIMEOUT);
     Some(Inspected { container, image_id: answer.image, stop_timeout })
 }
 
@@ -125,12 +128,16 @@ pub(super) fn listed(entry: ContainerSummary) -> Option<Listed> {
     let state = match entry.state {
         Some(ContainerSummaryStateEnum::CREATED) => ContainerState::Created,
         // A container that is being stopped still runs.
-        Some(ContainerSummaryStateEnum::RUNNING | ContainerSummaryStateEnum::STOPPING) => ContainerState::Running,
+        Some(ContainerSummaryStateEnum::RUNNING | ContainerSummaryStateEnum::STOPPING) => {
+            ContainerState::Running
+        }
         Some(ContainerSummaryStateEnum::PAUSED) => ContainerState::Paused,
         Some(ContainerSummaryStateEnum::RESTARTING) => ContainerState::Restarting,
         Some(ContainerSummaryStateEnum::REMOVING) => ContainerState::Removing,
         Some(ContainerSummaryStateEnum::DEAD) => ContainerState::Dead,
-        Some(ContainerSummaryStateEnum::EXITED | ContainerSummaryStateEnum::EMPTY) | None => ContainerState::Exited,
+        Some(ContainerSummaryStateEnum::EXITED | ContainerSummaryStateEnum::EMPTY) | None => {
+            ContainerState::Exited
+        }
     };
     let status = entry.status.unwrap_or_default();
     Some(Listed {
@@ -226,7 +233,11 @@ fn published(ports: Option<PortMap>) -> Vec<PublishedPort> {
         let Some(container) = inside.strip_suffix("/tcp").and_then(tcp_port) else { continue };
         all.extend(bindings.unwrap_or_default().into_iter().filter_map(|binding| {
             let host_ip = binding.host_ip.filter(|ip| !ip.is_empty()).unwrap_or_else(|| "0.0.0.0".to_owned());
-            Some(PublishedPort { container, host_ip: host_ip.parse().ok()?, host: binding.host_port?.parse().ok()? })
+            Some(PublishedPort {
+                container,
+                host_ip: host_ip.parse().ok()?,
+                host: binding.host_port?.parse().ok()?,
+            })
         }));
     }
     in_order(all)

@@ -71,7 +71,9 @@ impl Event {
                 let what = match action.split_once(": ").map_or(action.as_str(), |(verb, _)| verb) {
                     "start" => Happening::Started,
                     "kill" => Happening::Signalled(super::signal::number(attribute("signal")?)?),
-                    "die" => Happening::Died { code: attribute("exitCode").and_then(|code| code.parse().ok()) },
+                    "die" => {
+                        Happening::Died { code: attribute("exitCode").and_then(|code| code.parse().ok()) }
+                    }
                     "pause" => Happening::Paused,
                     "unpause" => Happening::Unpaused,
                     "destroy" => Happening::Destroyed,
@@ -120,8 +122,11 @@ mod tests {
             r#"{"status":"kill","id":"f20a","from":"i","Type":"container","Action":"kill","Actor":{"ID":"f20a",
             "Attributes":{"image":"i","name":"n","signal":"15"}},"scope":"local","time":1,"timeNano":1795256816396886973}"#,
         );
-        let expected =
-            Event { id: "f20a".parse().unwrap(), at: Timestamp(1_795_256_816_396), what: Happening::Signalled(15) };
+        let expected = Event {
+            id: "f20a".parse().unwrap(),
+            at: Timestamp(1_795_256_816_396),
+            what: Happening::Signalled(15),
+        };
         assert_eq!(kill, Some(expected));
         let healthy = parse(
             r#"{"Type":"container","Action":"health_status: healthy","Actor":{"ID":"c5","Attributes":{}},"time":2}"#,
@@ -136,7 +141,9 @@ mod tests {
 
     #[test]
     fn what_interlock_does_itself_is_nothing() {
-        for action in ["exec_create: /bin/sh -c true", "exec_start: x", "exec_die", "extract-to-dir", "create"] {
+        for action in
+            ["exec_create: /bin/sh -c true", "exec_start: x", "exec_die", "extract-to-dir", "create"]
+        {
             let json = format!(
                 r#"{{"Type":"container","Action":"{action}","Actor":{{"ID":"c5","Attributes":{{}}}},"time":2}}"#
             );

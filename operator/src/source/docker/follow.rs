@@ -194,7 +194,11 @@ impl Follower {
         Ok(())
     }
 
-    fn take_event(&mut self, session: &mut Session, event: Option<Result<EventMessage, DockerError>>) -> Result<(), End> {
+    fn take_event(
+        &mut self,
+        session: &mut Session,
+        event: Option<Result<EventMessage, DockerError>>,
+    ) -> Result<(), End> {
         let message = event.unwrap_or_else(|| {
             Err(DockerError::Broken {
                 host: self.client.host().to_owned(),
@@ -214,7 +218,11 @@ impl Follower {
         match looked.answer {
             Ok(answer) => session.waiting.extend(self.state.looked(&looked.id, answer, session.heard)),
             // One sick container must not hide its neighbours; a sick connection hides all.
-            Err(error @ (DockerError::Answer { .. } | DockerError::Forbidden { .. } | DockerError::NotFound { .. })) => {
+            Err(
+                error @ (DockerError::Answer { .. }
+                | DockerError::Forbidden { .. }
+                | DockerError::NotFound { .. }),
+            ) => {
                 tracing::warn!(engine = %self.source.engine, container = looked.id.short(), "{error}");
                 self.state.not_seen(&looked.id);
             }
@@ -273,7 +281,11 @@ fn list(client: Client) -> BoxFuture<'static, Result<Vec<Listed>, DockerError>> 
 fn ping(client: Client) -> BoxFuture<'static, Result<(), DockerError>> {
     async move {
         timeout(PING, client.ping()).await.unwrap_or_else(|_| {
-            Err(DockerError::Timeout { host: client.host().to_owned(), call: "ping", seconds: PING.as_secs() })
+            Err(DockerError::Timeout {
+                host: client.host().to_owned(),
+                call: "ping",
+                seconds: PING.as_secs(),
+            })
         })
     }
     .boxed()
@@ -283,7 +295,9 @@ fn ping(client: Client) -> BoxFuture<'static, Result<(), DockerError>> {
 async fn look(client: Client, images: Images, id: ContainerId) -> Looked {
     let answer = match client.inspect(id.as_str()).await {
         Ok(answer) => match convert::inspected(answer) {
-            Some(mut inspected) => add_image(&client, &images, &mut inspected).await.map(|()| Some(inspected)),
+            Some(mut inspected) => {
+                add_image(&client, &images, &mut inspected).await.map(|()| Some(inspected))
+            }
             None => Ok(None),
         },
         Err(error) if error.is_not_found() => Ok(None),
@@ -305,7 +319,10 @@ async fn add_image(client: &Client, images: &Images, inspected: &mut Inspected) 
             // Removed by force under the container: who said what cannot be told, so nothing is the container's own.
             Err(error @ (DockerError::NotFound { .. } | DockerError::Forbidden { .. })) => {
                 tracing::warn!(container = %inspected.container.name, "{error}: its labels count as its image's");
-                ImageFacts { labels: inspected.container.labels.clone(), data: inspected.container.data.clone() }
+                ImageFacts {
+                    labels: inspected.container.labels.clone(),
+                    data: inspected.container.data.clone(),
+                }
             }
             Err(error) => return Err(error),
         };

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use interlock_core::model::{Container, ContainerId, ContainerState, EngineView, Freshness, Health, Timestamp};
+use interlock_core::model::{
+    Container, ContainerId, ContainerState, EngineView, Freshness, Health, Timestamp,
+};
 use tokio::time::Instant;
 
 use super::convert::{Inspected, Listed, has_routing_labels, is_alive};
@@ -97,9 +99,8 @@ impl State {
         let container = &mut known.container;
         let alive = is_alive(container.state);
         if event.what == Happening::Started {
-            let this_run = alive
-                && known.complete
-                && event.at.0 <= container.started.0.saturating_add(START_LAG_MS);
+            let this_run =
+                alive && known.complete && event.at.0 <= container.started.0.saturating_add(START_LAG_MS);
             return !this_run;
         }
         if let Happening::Renamed(name) = &event.what {
@@ -146,7 +147,12 @@ impl State {
 
     /// Takes in an inspection's answer: none if the container does not exist any more. Some: look again,
     /// for something happened in the meantime that the answer may not show.
-    pub(super) fn looked(&mut self, id: &ContainerId, answer: Option<Inspected>, now: Instant) -> Option<ContainerId> {
+    pub(super) fn looked(
+        &mut self,
+        id: &ContainerId,
+        answer: Option<Inspected>,
+        now: Instant,
+    ) -> Option<ContainerId> {
         let looking = self.looking.remove(id).unwrap_or_default();
         self.awaited.remove(id);
         if let Some(touched) = &mut self.touched {
@@ -178,7 +184,8 @@ impl State {
         let Inspected { mut container, stop_timeout, image_id: _ } = answer;
         let before = self.known.remove(&container.id);
         let same_run = before.as_ref().is_some_and(|before| before.container.started == container.started);
-        let (mut draining, mut stop_requested, mut was_healthy) = (None, false, container.health == Health::Healthy);
+        let (mut draining, mut stop_requested, mut was_healthy) =
+            (None, false, container.health == Health::Healthy);
         if let Some(before) = before.filter(|_| same_run) {
             draining = before.draining.filter(|_| is_alive(container.state));
             stop_requested = before.stop_requested;
@@ -333,7 +340,8 @@ impl State {
     /// The snapshot for everybody else.
     pub(super) fn snapshot(&self, address: Option<IpAddr>) -> EngineSnapshot {
         // Alive but never inspected: half a container would make half a route.
-        let shown = || self.known.iter().filter(|(_, known)| known.complete || !is_alive(known.container.state));
+        let shown =
+            || self.known.iter().filter(|(_, known)| known.complete || !is_alive(known.container.state));
         let marked = |mark: fn(&Known) -> bool| {
             shown().filter(|(_, known)| mark(known)).map(|(id, _)| id.clone()).collect::<BTreeSet<_>>()
         };

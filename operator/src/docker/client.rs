@@ -40,6 +40,7 @@ pub struct Client {
     host: String,
     tls: bool,
     read_only: bool,
+    selector: Option<String>,
     calls: Calls,
     clock: EngineClock,
 }
@@ -91,6 +92,7 @@ impl Client {
             host: host.to_owned(),
             tls: spec.tls.is_some(),
             read_only: spec.read_only,
+            selector: spec.label_selector.clone(),
             calls: Calls::default(),
             clock,
         })
@@ -165,9 +167,21 @@ impl Client {
         Box::pin(stream.map(move |item| item.map_err(|e| DockerError::explain(&host, tls, "events", &e))))
     }
 
-    /// All containers, stopped ones too.
+    /// Whether containers with these labels (an event's attributes hold them) are to be seen at all.
+    pub(crate) fn selects(&self, labels: &HashMap<String, String>) -> bool {
+        self.selector.as_ref().is_none_or(|selector| match selector.split_once('=') {
+            Some((key, value)) => labels.get(key).is_some_and(|found| found == value),
+            None => labels.contains_key(selector),
+        })
+    }
+
+    /// All containers that are to be seen, stopped ones too.
     pub(crate) async fn list(&self) -> Result<Vec<ContainerSummary>, DockerError> {
-        let options = ListContainersOptionsBuilder::new().all(true).build();
+        let mut options = ListContainersOptionsBuilder::new().all(true);
+        if let Some(selector) = &self.selector {
+            options = options.filters(&HashMap::from([("label", vec![selector.as_str()])]));
+        }
+        let options = options.build();
         self.call("container_list", self.docker.list_containers(Some(options))).await
     }
 

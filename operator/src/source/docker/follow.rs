@@ -207,6 +207,14 @@ impl Follower {
             })
         })?;
         session.heard = Instant::now();
+        // Only a start makes a container known, and it carries the labels; the events of networks carry none,
+        // so the engine cannot be asked to choose.
+        let actor = message.actor.as_ref().and_then(|actor| actor.attributes.as_ref());
+        if message.action.as_deref() == Some("start")
+            && !actor.is_some_and(|labels| self.client.selects(labels))
+        {
+            return Ok(());
+        }
         if let Some(event) = Event::parse(message) {
             session.waiting.extend(self.state.reduce(&event, session.heard));
         }

@@ -1,0 +1,7 @@
+//! The Docker client and the engine's source: against a fake engine that misbehaves on demand, and
+//! against the machine's real one with containers of the tests' own.
+
+mod diagnosis;
+mod fake;
+mod following;
+mod real;

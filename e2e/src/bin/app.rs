@@ -43,6 +43,8 @@ struct App {
     hostname: String,
     healthy: AtomicBool,
     accepted: AtomicBool,
+    /// Microseconds since the epoch; 0 before it listens.
+    listening_since: AtomicU64,
     requests: AtomicU64,
     executed: Mutex<BTreeMap<String, u64>>,
 }
@@ -60,8 +62,13 @@ fn log(line: &str) {
     let _ = writeln!(std::io::stdout().lock(), "{line}");
 }
 
-fn milliseconds_now() -> u128 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()
+fn milliseconds_now() -> u64 {
+    microseconds_now() / 1000
+}
+
+fn microseconds_now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[tokio::main]
@@ -116,6 +123,7 @@ async fn run() -> std::io::Result<()> {
         hostname,
         healthy: AtomicBool::new(text("HEALTHY").as_deref() != Some("false")),
         accepted: AtomicBool::new(false),
+        listening_since: AtomicU64::new(0),
         requests: AtomicU64::new(0),
         executed: Mutex::default(),
     });
@@ -124,6 +132,7 @@ async fn run() -> std::io::Result<()> {
         () = stop.asked() => return Ok(()),
     }
     let listener = listen(number("PORT", 8080)).await?;
+    app.listening_since.store(microseconds_now(), Ordering::Relaxed);
 
     let (drain, _) = watch::channel(false);
     let mut connections = JoinSet::new();
@@ -263,6 +272,7 @@ fn whoami(app: &App, request: &Request<Incoming>) -> Response<Body> {
         "query": request.uri().query(),
         "host": said(HOST.as_str()),
         "requestId": said("x-request-id"),
+        "listeningSince": app.listening_since.load(Ordering::Relaxed),
         "requests": app.requests.load(Ordering::Relaxed),
         "headers": headers,
     });

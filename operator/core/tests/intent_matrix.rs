@@ -1,6 +1,8 @@
 //! The coverage matrix: every key × proxy × (valid, invalid, hostile), from samples that sit beside this
 //! file's loop as data. A key without samples fails, and so does a sample without a key.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot set itself up may panic")]
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use interlock_core::finding::Verdict;

@@ -1,5 +1,7 @@
 //! What holds for every container, whatever its labels and environment say.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot set itself up may panic")]
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use interlock_core::intent::keys::{Dialect, KEYS};

@@ -2,6 +2,9 @@
 //!
 //! `UPDATE_DOCS=1 cargo test -p interlock-core --test labels_reference` writes them anew.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot set itself up may panic")]
+#![allow(clippy::disallowed_methods, reason = "the test reads and writes the page; the core does not")]
+
 use std::fmt::Write as _;
 use std::path::PathBuf;
 

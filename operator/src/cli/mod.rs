@@ -1,7 +1,9 @@
 //! The command line: arguments in, one exit code out.
 
+mod agent;
 mod args;
 mod config;
+mod engine;
 mod failure;
 mod lint;
 mod observe;
@@ -39,14 +41,12 @@ pub fn main() -> ExitCode {
 fn dispatch(command: Command, environment: &Environment, output: &mut Output) -> Result<u8, Failure> {
     match command {
         Command::Run(run) => run::run(&run, environment),
-        // Command::Agent(agent) => agent::run(agent, environment),
-        // Command::Why(why) => why::run(&why, environment, output),
         Command::Render(render) => render::run(&render, environment, output),
         Command::Lint(lint) => lint::run(&lint, environment, output),
         Command::Observe(observe) => observe::run(&observe, environment, output),
         Command::Config(ConfigCommand::View(view)) => config::view(&view, environment, output),
         Command::Why(why) => why::run(&why, environment, output),
-        Command::Agent(_) => Err(Failure::new("this command is not built yet")),
+        Command::Agent(agent) => agent::run(agent, environment),
         Command::Version(version) => config::version(&version, output),
     }
 }

@@ -1,6 +1,7 @@
 //! Deliver: the operator side of the agent protocol and the ways to reach an agent.
 
 mod actor;
+mod dial;
 pub mod exec;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use interlock_crds::ProxyKind;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use actor::{Handle, Identity, spawn};
+pub use dial::{Dialer, Outer};
 
 /// The receiving half of a connection to an agent.
 pub type Reader = Box<dyn AsyncRead + Send + Unpin>;

@@ -40,6 +40,7 @@ pub struct Client {
     host: String,
     tls: bool,
     read_only: bool,
+    /// Only containers with this label are listed, as `key` or `key=value`.
     selector: Option<String>,
     calls: Calls,
     clock: EngineClock,
@@ -167,22 +168,22 @@ impl Client {
         Box::pin(stream.map(move |item| item.map_err(|e| DockerError::explain(&host, tls, "events", &e))))
     }
 
-    /// Whether containers with these labels (an event's attributes hold them) are to be seen at all.
-    pub(crate) fn selects(&self, labels: &HashMap<String, String>) -> bool {
-        self.selector.as_ref().is_none_or(|selector| match selector.split_once('=') {
-            Some((key, value)) => labels.get(key).is_some_and(|found| found == value),
-            None => labels.contains_key(selector),
-        })
-    }
-
-    /// All containers that are to be seen, stopped ones too.
+    /// All containers that the selector takes, stopped ones too.
     pub(crate) async fn list(&self) -> Result<Vec<ContainerSummary>, DockerError> {
         let mut options = ListContainersOptionsBuilder::new().all(true);
         if let Some(selector) = &self.selector {
             options = options.filters(&HashMap::from([("label", vec![selector.as_str()])]));
         }
-        let options = options.build();
-        self.call("container_list", self.docker.list_containers(Some(options))).await
+        self.call("container_list", self.docker.list_containers(Some(options.build()))).await
+    }
+
+    /// Whether the selector takes a container with these labels. Events are judged here and not by the
+    /// engine, whose filter would drop every network event: those carry no container's labels.
+    pub(crate) fn selects(&self, labels: &HashMap<String, String>) -> bool {
+        self.selector.as_ref().is_none_or(|selector| match selector.split_once('=') {
+            Some((key, value)) => labels.get(key).is_some_and(|found| found == value),
+            None => labels.contains_key(selector),
+        })
     }
 
     /// One container.

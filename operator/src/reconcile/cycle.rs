@@ -17,6 +17,7 @@ use super::policy;
 use super::publish::{Cycle, Took};
 use super::target::{Tracked, assignment_of};
 use super::world;
+use crate::chain::chain;
 use crate::deliver;
 
 impl Driver {
@@ -137,8 +138,7 @@ impl Driver {
             Ok(bundle) => bundle,
             Err(error) => {
                 let cluster = tracked.target.cluster.as_ref();
-                tracked.fault =
-                    Some(policy::fault(id, cluster, Reason::BaseRefused, policy::chain(&error), None));
+                tracked.fault = Some(policy::fault(id, cluster, Reason::BaseRefused, chain(&error), None));
                 return;
             }
         };

@@ -18,6 +18,7 @@ use super::policy::{self, Next};
 use super::publish::Publisher;
 use super::target::Tracked;
 use super::world::{Agents, Sources};
+use crate::chain::chain;
 use crate::deliver::{Dial, Identity, Report};
 use crate::store::{Kept, Store};
 
@@ -127,10 +128,7 @@ impl Driver {
     /// Changes what survives a restart. A full disk is no reason to stop keeping proxies in step.
     pub(super) fn keep(&mut self, change: impl FnOnce(&mut Kept)) {
         if let Err(error) = self.parts.store.update(change) {
-            tracing::error!(
-                error = policy::chain(&error),
-                "what must survive a restart could not be written"
-            );
+            tracing::error!(error = chain(&error), "what must survive a restart could not be written");
         }
     }
 
@@ -143,7 +141,7 @@ impl Driver {
                 tracked.receipt.clone_from(&welcome.proxy.receipt);
                 // Another agent process: what was sent to the one before it may not have arrived.
                 tracked.last.clone_from(&welcome.proxy.receipt);
-                self.parts.publisher.connected(id, &welcome);
+                Publisher::connected(id, &welcome);
                 self.agents.connected(id, welcome, now());
             }
             Report::ProxyChanged(facts) => {

@@ -5,10 +5,12 @@ mod cycle;
 mod driver;
 mod policy;
 mod publish;
+mod run;
 mod target;
 mod world;
 
 pub use actions::{Act, Acting};
 pub use driver::{Driver, Parts, SecretLookup};
 pub use publish::Publisher;
-pub use world::Sources;
+pub use run::{RunError, run};
+pub use world::{Certificates, Sources};

@@ -8,11 +8,12 @@ use interlock_core::plan::Abilities;
 use interlock_core::protocol::{Declined, Outcome};
 use interlock_core::search::Search;
 
+use crate::chain::chain;
 use crate::deliver::{DeliverError, Wanted};
 
 /// What to do after an apply was answered.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Next {
+pub(super) enum Next {
     /// It runs.
     Settled,
     /// These intents are to blame: leave them out and go on.
@@ -24,7 +25,7 @@ pub enum Next {
 }
 
 /// Judges what became of a bundle.
-pub fn judge(outcome: &Outcome, wanted: &Wanted, abilities: Abilities) -> Next {
+pub(super) fn judge(outcome: &Outcome, wanted: &Wanted, abilities: Abilities) -> Next {
     match outcome {
         Outcome::Applied(_) | Outcome::Passed => Next::Settled,
         Outcome::Refused(refusal) if !refusal.culprits.is_empty() => Next::Quarantine(
@@ -49,7 +50,7 @@ pub fn judge(outcome: &Outcome, wanted: &Wanted, abilities: Abilities) -> Next {
 }
 
 /// The finding for a target whose agent cannot be reached or does not serve.
-pub fn lost(target: &TargetId, cluster: Option<&ClusterName>, error: &DeliverError) -> Finding {
+pub(super) fn lost(target: &TargetId, cluster: Option<&ClusterName>, error: &DeliverError) -> Finding {
     let (reason, fix) = match error {
         DeliverError::Declined(Declined::ForeignOwner { operator }) => (
             Reason::ForeignOwner,
@@ -72,7 +73,7 @@ pub fn lost(target: &TargetId, cluster: Option<&ClusterName>, error: &DeliverErr
 }
 
 /// A finding about a whole target.
-pub fn fault(
+pub(super) fn fault(
     target: &TargetId,
     cluster: Option<&ClusterName>,
     reason: Reason,
@@ -86,19 +87,4 @@ pub fn fault(
         message,
         fix,
     }
-}
-
-/// An error and everything behind it in one line.
-pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        let line = inner.to_string();
-        if !text.contains(&line) {
-            text.push_str(": ");
-            text.push_str(&line);
-        }
-        source = inner.source();
-    }
-    text
 }

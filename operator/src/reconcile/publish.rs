@@ -5,12 +5,16 @@ use std::time::Duration;
 
 use interlock_core::compile::{Compiled, Config};
 use interlock_core::finding::{Finding, Verdict};
-use interlock_core::model::{ClusterName, Freshness, Observed, Readiness as EndpointReadiness, TargetId};
+use interlock_core::model::{
+    ClusterName, EngineId, Freshness, Observed, Readiness as EndpointReadiness, TargetId,
+};
 use interlock_core::protocol::{Outcome, Welcome};
 
+use super::driver;
 use super::target::Tracked;
-use super::{driver, policy};
+use crate::chain::chain;
 use crate::deliver::{DeliverError, Wanted};
+use crate::docker::Calls;
 use crate::serve::catalogue::{ApplyOutcome, DriftKind, EndpointState, RoundResult, SlotState, Stage};
 use crate::serve::{Metrics, Readiness, Served, Shared, Snapshot};
 
@@ -19,6 +23,8 @@ pub struct Publisher {
     metrics: Metrics,
     readiness: Readiness,
     shared: Shared,
+    engine: EngineId,
+    calls: Calls,
     told: BTreeSet<Finding>,
     failed: bool,
     changed: bool,
@@ -45,19 +51,21 @@ pub(super) struct Took {
 }
 
 impl Publisher {
-    /// Publishes to what the listeners serve from.
-    pub fn new(served: &Served) -> Self {
+    /// Publishes to what the listeners serve from; `calls` counts the requests to `engine`.
+    pub fn new(served: &Served, engine: EngineId, calls: Calls) -> Self {
         Self {
             metrics: served.metrics.clone(),
             readiness: served.readiness.clone(),
             shared: served.shared.clone(),
+            engine,
+            calls,
             told: BTreeSet::new(),
             failed: false,
             changed: false,
         }
     }
 
-    pub(super) fn connected(&self, target: &TargetId, welcome: &Welcome) {
+    pub(super) fn connected(target: &TargetId, welcome: &Welcome) {
         tracing::info!(%target, proxy = %welcome.proxy.abilities, agent = welcome.version, "agent connected");
     }
 
@@ -73,7 +81,7 @@ impl Publisher {
             self.metrics.applied(cluster, ApplyOutcome::Unreachable);
             self.metrics.backoff(cluster, retry_in);
         }
-        tracing::warn!(%target, error = policy::chain(error), ?retry_in, "agent not connected");
+        tracing::warn!(%target, error = chain(error), ?retry_in, "agent not connected");
     }
 
     pub(super) fn applied(
@@ -172,6 +180,9 @@ impl Publisher {
         self.metrics.findings(findings);
         for (engine, view) in &cycle.observed.engines {
             self.metrics.engine(engine, view.freshness == Freshness::Fresh);
+        }
+        for (call, total) in self.calls.snapshot() {
+            self.metrics.docker_requests(&self.engine, call, total);
         }
         for name in cycle.config.clusters.keys() {
             self.count_cluster(name, cycle);

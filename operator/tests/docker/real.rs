@@ -137,7 +137,7 @@ fn client() -> Client {
 
 async fn follow(client: &Client) -> watch::Receiver<EngineSnapshot> {
     let source =
-        DockerSource { engine: "local".parse().unwrap(), resync: Duration::from_secs(3600), address: None };
+        DockerSource { engine: "local".parse().unwrap(), resync: Duration::from_hours(1), address: None };
     let (mut seen, _task) = spawn(client.clone(), source);
     let fresh = seen.wait_for(|snapshot| snapshot.view.freshness == Freshness::Fresh);
     timeout(Duration::from_secs(30), fresh).await.expect("first sync").unwrap();
@@ -387,4 +387,9 @@ async fn an_agent_that_cannot_run_or_be_sent_says_so() {
     let nobody: ContainerId = "0123456789ab".parse().unwrap();
     let error = exec::connect(&client, &nobody, ProxyKind::Nginx, &foreign).await.err().unwrap();
     assert!(error.to_string().contains("No such container"), "{error}");
+}
+
+#[tokio::test]
+async fn an_operator_on_the_host_has_no_container_of_its_own() {
+    assert_eq!(interlock::docker::own_container(&client()).await, None);
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use interlock::deliver::{DeliverError, Dial, Dialing, Identity};
+use interlock::docker::Calls;
 use interlock::reconcile::{Act, Acting, Driver, Parts, Publisher, Sources};
 use interlock::serve::{Metrics, Readiness, Served, Shared, Snapshot};
 use interlock::source::EngineSnapshot;
@@ -324,7 +325,7 @@ impl World {
             observe_only: false,
             own_container: None,
             templates: Templates::embedded(),
-            publisher: Publisher::new(&served),
+            publisher: Publisher::new(&served, "local".parse().unwrap(), Calls::default()),
         };
         let task = tokio::spawn(Driver::new(parts).run(stopping));
         Self { engine, dial, act, proxy: proxy.clone(), served, state, stop, task }

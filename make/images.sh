@@ -11,8 +11,14 @@ HAPROXY=haproxy:2.6
 NGINX=nginx:1.22
 MADE=interlock.made   # the label that says from what an image of ours was made
 
+tags() { docker images --filter "label=$MADE" --format '{{.Repository}}:{{.Tag}}' | grep -v '<none>' | sort -r; }
+
 if [ "${1:-}" = clean ]; then
-  docker images -q --filter "label=$MADE" | sort -u | xargs -r docker rmi -f >/dev/null
+  # Twice, because one may be made from another. An image that a container still uses stays.
+  for _ in 1 2; do for tag in $(tags); do docker rmi "$tag" >/dev/null 2>&1 || true; done; done
+  docker image prune -f --filter "label=$MADE" >/dev/null
+  left=$(tags | paste -sd' ')
+  [ -z "$left" ] || say "still in use by containers: $left"
   exit
 fi
 
@@ -177,4 +183,5 @@ static_image interlock-app app
 static_image interlock-docker-filter docker-filter
 agent_image interlock-haproxy "$HAPROXY"
 agent_image interlock-nginx "$NGINX"
+docker image prune -f --filter "label=$MADE" >/dev/null   # what was replaced
 say "images: $(docker images --filter "label=$MADE" --format '{{.Repository}}:{{.Tag}} {{.Size}}' | sort | paste -sd, | sed 's/,/, /g')"

@@ -1,5 +1,7 @@
 //! The schemas in crds/schemas are what the types say: compared here, written with `UPDATE_SCHEMAS=1`.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+
 use std::path::{Path, PathBuf};
 
 use interlock_crds::{API_VERSION, Configuration, ServiceClusterSpec};
@@ -99,7 +101,7 @@ fn merge_constants(map: &mut Map<String, Value>) {
     map.insert("enum".to_owned(), Value::Array(values));
 }
 
-/// The same value with keys in order, whichever map serde_json was built with.
+/// The same value with keys in order, whichever map `serde_json` was built with.
 fn sorted(value: Value) -> Value {
     match value {
         Value::Object(map) => {

@@ -101,6 +101,13 @@ impl<'w> Run<'w> {
         self.expose(port)
     }
 
+    /// Another entry point than the image's.
+    #[must_use]
+    pub fn entrypoint(mut self, words: &[&str]) -> Self {
+        self.body.entrypoint = Some(words.iter().map(|word| (*word).to_owned()).collect());
+        self
+    }
+
     /// The command behind the entry point.
     #[must_use]
     pub fn command(mut self, words: &[&str]) -> Self {

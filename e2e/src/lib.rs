@@ -3,11 +3,13 @@
 //! A test is one closure over a [`World`]: everything that it starts carries the world's label and is removed with
 //! it, also when the test fails, and by the next run when its process was killed.
 
+pub mod bare;
 pub mod container;
 pub mod http;
 pub mod load;
 pub mod operator;
 pub mod private;
+pub mod stage;
 pub mod wait;
 pub mod world;
 
@@ -16,6 +18,7 @@ pub use http::{Answer, Call};
 pub use load::{Load, Tally};
 pub use operator::Operator;
 pub use private::PrivateEngine;
+pub use stage::{Stage, Way};
 pub use wait::eventually;
 pub use world::{Kind, Network, World};
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::container::Executed;
+use crate::world::Kind;
 use crate::{Container, Result, World, ensure, eventually, http};
 
 /// The port of health and metrics in the operator's container.
@@ -32,6 +33,8 @@ pub struct Start<'w> {
     volumes: Vec<String>,
     files: Vec<(String, Vec<u8>)>,
     arguments: Vec<String>,
+    /// The image and the network of proxy and operator in one container.
+    embedded: Option<(&'static str, String)>,
 }
 
 impl Operator {
@@ -51,6 +54,7 @@ impl Operator {
             volumes: Vec::new(),
             files: Vec::new(),
             arguments: Vec::new(),
+            embedded: None,
         }
     }
 
@@ -140,20 +144,35 @@ impl Start<'_> {
         self
     }
 
+    /// Operator and proxy in one container, in the network of the apps.
+    #[must_use]
+    pub fn embedded(mut self, kind: Kind, network: &str) -> Self {
+        self.name = format!("embedded-{}", kind.as_str());
+        self.config["operatorId"] = self.world.name(&self.name).into();
+        self.arguments.extend(["--embedded".to_owned(), kind.as_str().to_owned()]);
+        self.embedded = Some((kind.agent(), network.to_owned()));
+        self
+    }
+
     /// Starts it without waiting for anything.
     pub async fn start(self) -> Result<Operator> {
         const CONFIG: &str = "/etc/interlock/interlock.yaml";
         // Its network carries nothing but its metrics: the operator sits on no network of workloads or proxies.
-        let network = self.world.network(&self.name).await?;
+        let (image, network) = match self.embedded {
+            Some((image, network)) => (image, network),
+            None => (IMAGE, self.world.network(&self.name).await?),
+        };
         let mut command = vec!["run", "--config", CONFIG];
         command.extend(self.arguments.iter().map(String::as_str));
         let mut run = self
             .world
-            .container(&self.name, IMAGE)
+            .container(&self.name, image)
+            .entrypoint(&["interlock"])
             .network(&network)
             .command(&command)
             .volume(&format!("{}:/var/run/docker.sock", self.socket))
-            .file(CONFIG, serde_yaml::to_string(&self.config)?);
+            // JSON is YAML.
+            .file(CONFIG, self.config.to_string());
         for volume in &self.volumes {
             run = run.volume(volume);
         }

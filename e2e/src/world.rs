@@ -1,15 +1,18 @@
 //! One test's world on an engine: names and a label of its own, and nothing of it left afterwards.
 
 use std::collections::HashMap;
+use std::io::Write as _;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bollard::Docker;
 use bollard::models::NetworkCreateRequest;
 use bollard::query_parameters::{
-    ListContainersOptionsBuilder, ListNetworksOptionsBuilder, ListVolumesOptionsBuilder, LogsOptionsBuilder,
-    RemoveContainerOptionsBuilder, RemoveVolumeOptionsBuilder,
+    ListContainersOptionsBuilder, ListImagesOptionsBuilder, ListNetworksOptionsBuilder,
+    ListVolumesOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder, RemoveImageOptionsBuilder,
+    RemoveVolumeOptionsBuilder,
 };
 use futures_util::TryStreamExt as _;
 
@@ -165,6 +168,25 @@ impl World {
         Ok(name)
     }
 
+    /// An image made of another one and further lines of a Dockerfile; removed with the world. `image` must be a name
+    /// that the engine takes: lower case.
+    pub fn image(&self, image: &str, from: &str, lines: &[&str]) -> Result {
+        let (key, value) = self.label();
+        let text = format!("FROM {from}\n{}\nLABEL {key}={value}\n", lines.join("\n"));
+        let mut build = Command::new("docker")
+            .env("DOCKER_HOST", format!("unix://{}", self.socket))
+            .env("DOCKER_BUILDKIT", "0")
+            .args(["build", "-q", "-t", image, "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        build.stdin.take().ok_or("no input of docker build")?.write_all(text.as_bytes())?;
+        let output = build.wait_with_output()?;
+        crate::ensure!(output.status.success(), "docker build: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
+
     /// A container, to be described further and started.
     pub fn container(&self, short: &str, image: &str) -> Run<'_> {
         Run::new(self, short, image)
@@ -271,6 +293,11 @@ async fn remove(docker: &Docker, label: &str) {
         for volume in &volumes {
             let options = RemoveVolumeOptionsBuilder::new().force(true).build();
             let _ = docker.remove_volume(&volume.name, Some(options)).await;
+        }
+        let images = ListImagesOptionsBuilder::new().filters(&filters).build();
+        for image in docker.list_images(Some(images)).await.unwrap_or_default() {
+            let options = RemoveImageOptionsBuilder::new().force(true).build();
+            let _ = docker.remove_image(&image.id, Some(options), None).await;
         }
         if containers.is_empty() && networks.is_empty() && volumes.is_empty() {
             return;

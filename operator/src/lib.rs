@@ -1,6 +1,7 @@
 //! Interlock: operator, agent and command line in one binary; the rooms are in ARCHITECTURE.md.
 
 pub mod agent;
+pub mod chain;
 pub mod cli;
 pub mod deliver;
 pub mod docker;

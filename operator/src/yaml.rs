@@ -97,7 +97,7 @@ fn field_of(path: &[Step]) -> String {
     let mut field = String::new();
     for step in path {
         match step {
-            Step::Index(index) => field.push_str(&format!("[{index}]")),
+            Step::Index(index) => field.extend(["[", &index.to_string(), "]"]),
             Step::Key(key) => {
                 if !field.is_empty() {
                     field.push('.');

@@ -1,5 +1,7 @@
 //! The command line as a stranger meets it: the real binary, its words and its exit codes.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -148,7 +150,7 @@ fn bad_configurations() {
         let run = interlock(&["config", "view", "--config", "a.yaml"]).file("a.yaml", text);
         let (code, out, err) = run.parts();
         assert_eq!((code, out.as_str()), (2, ""), "{text}");
-        told.push_str(&format!("{text}=>\n{err}\n"));
+        told.extend([text, "=>\n", &err, "\n"]);
     }
     assert_snapshot!(told);
 }
@@ -304,4 +306,27 @@ fn a_taken_metrics_port_is_reported_with_who_has_it() {
     );
     assert!(err.contains(&format!("(process {})", std::process::id())), "{err}");
     assert!(err.contains("hint: "), "{err}");
+}
+
+#[test]
+fn why_names_the_reason_and_the_fix() {
+    let path = fixture();
+    let ask = |subject| interlock(&["why", subject, "--from", path.to_str().unwrap()]).told();
+    let subjects =
+        ["https://shop.example.com/a?b", "wiki.example.com", "mail.example.com", "shop-1", "bad host"];
+    let told: Vec<String> =
+        subjects.into_iter().map(|subject| format!("# {subject}\n{}", ask(subject))).collect();
+    assert_snapshot!(told.join("\n"));
+}
+
+#[test]
+fn why_for_machines() {
+    let path = fixture();
+    let from = path.to_str().unwrap();
+    let (code, out, _) = interlock(&["why", "wiki.example.com", "-o", "json", "--from", from]).parts();
+    let answer: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(code, 1);
+    assert_eq!(answer["answer"], "unknownHost");
+    assert_eq!(answer["targets"]["web-proxy"]["status"], 404);
+    assert_eq!(answer["findings"][0]["reason"], "AmbiguousPort");
 }

@@ -3,7 +3,7 @@
 //! Environment: `PORT` (8080), `NAME` (the host name), `START_DELAY_MS` (listens that much later), `HEALTHY=false`
 //! (starts with `/health` at 503), `DIE=abrupt` (a stop signal ends it in the middle of requests; otherwise it
 //! goes on for `LINGER_MS` (500), then stops accepting and finishes what it has), `IGNORE_TERM=true` (a stop
-//! signal does nothing).
+//! signal does nothing). `app check` asks its own `/health`, for health checks of an image without a shell.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -27,7 +27,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use sha1::Digest as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -43,6 +43,8 @@ struct App {
     hostname: String,
     healthy: AtomicBool,
     accepted: AtomicBool,
+    /// Microseconds since the epoch; 0 before it listens.
+    listening_since: AtomicU64,
     requests: AtomicU64,
     executed: Mutex<BTreeMap<String, u64>>,
 }
@@ -60,13 +62,20 @@ fn log(line: &str) {
     let _ = writeln!(std::io::stdout().lock(), "{line}");
 }
 
-fn milliseconds_now() -> u128 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()
+fn milliseconds_now() -> u64 {
+    microseconds_now() / 1000
+}
+
+fn microseconds_now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run().await {
+    let result =
+        if std::env::args().nth(1).as_deref() == Some("check") { check().await } else { run().await };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log(&format!("error {error}"));
@@ -114,6 +123,7 @@ async fn run() -> std::io::Result<()> {
         hostname,
         healthy: AtomicBool::new(text("HEALTHY").as_deref() != Some("false")),
         accepted: AtomicBool::new(false),
+        listening_since: AtomicU64::new(0),
         requests: AtomicU64::new(0),
         executed: Mutex::default(),
     });
@@ -122,6 +132,7 @@ async fn run() -> std::io::Result<()> {
         () = stop.asked() => return Ok(()),
     }
     let listener = listen(number("PORT", 8080)).await?;
+    app.listening_since.store(microseconds_now(), Ordering::Relaxed);
 
     let (drain, _) = watch::channel(false);
     let mut connections = JoinSet::new();
@@ -146,6 +157,15 @@ async fn run() -> std::io::Result<()> {
         Err(_) => log("ended, some requests were still open"),
     }
     Ok(())
+}
+
+/// A health check's exit code.
+async fn check() -> std::io::Result<()> {
+    let mut stream = TcpStream::connect(("127.0.0.1", number("PORT", 8080))).await?;
+    stream.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    if answer.starts_with("HTTP/1.1 200 ") { Ok(()) } else { Err(std::io::Error::other("unhealthy")) }
 }
 
 async fn listen(port: u16) -> std::io::Result<TcpListener> {
@@ -252,6 +272,7 @@ fn whoami(app: &App, request: &Request<Incoming>) -> Response<Body> {
         "query": request.uri().query(),
         "host": said(HOST.as_str()),
         "requestId": said("x-request-id"),
+        "listeningSince": app.listening_since.load(Ordering::Relaxed),
         "requests": app.requests.load(Ordering::Relaxed),
         "headers": headers,
     });

@@ -9,8 +9,8 @@ use crate::compile::{Compiled, Config, Placement};
 use crate::finding::{Finding, Reason, Verdict};
 use crate::intent;
 use crate::model::{
-    CertificateName, ClusterName, Container, ContainerId, HostPattern, Hostname, Observed, PathPrefix,
-    Readiness, TargetId, UpstreamAddr,
+    CertificateName, ClusterName, Container, ContainerId, HostPattern, Hostname, Observed, Readiness,
+    TargetId, UpstreamAddr,
 };
 use crate::plan::{Plan, Route};
 

@@ -275,6 +275,8 @@ impl FromStr for HaproxyOption {
         }
         let nearest = Self::ALLOWED
             .iter()
+            // Comparing takes time in the square of the length, and nobody misspells by that much.
+            .filter(|_| name.len() <= 64)
             .map(|allowed| (strsim::jaro_winkler(allowed, name), *allowed))
             .filter(|(score, _)| *score > 0.85)
             .max_by(|a, b| a.0.total_cmp(&b.0))

@@ -43,6 +43,11 @@ impl Search {
         Self { suspects, good: 0, bad, base_checked: false, checks: 0 }
     }
 
+    /// Whether there is nobody to suspect.
+    pub fn is_empty(&self) -> bool {
+        self.suspects.is_empty()
+    }
+
     /// The next step.
     pub fn step(&self) -> Step {
         if self.checks >= MAX_CHECKS {

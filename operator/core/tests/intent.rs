@@ -1,11 +1,15 @@
 //! What containers ask for, rule by rule, as tables: labels and data in, routes and findings out.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot set itself up may panic")]
+
 use std::collections::BTreeMap;
 
 use interlock_core::finding::{Finding, Verdict};
 use interlock_core::intent::{CheckKind, Intent, Parsed, parse};
-use interlock_core::model::{Container, ContainerState, EngineId, Health, PublishedPort, Timestamp};
-use interlock_core::plan::Balance;
+use interlock_core::model::{
+    Container, ContainerState, EngineId, Health, PathPrefix, PublishedPort, Timestamp,
+};
+use interlock_core::plan::{Balance, HaproxyOption};
 use interlock_crds::{ProxyKind, ReadinessMode, ServiceClusterSpec};
 
 const ID: &str = "be35fcb21d252ef03e5dbf14c4d6a348a24d22297d033ee3f8f76a3e932aeb7b";
@@ -690,6 +694,8 @@ fn check_intervals_are_whole_milliseconds() {
         assert_eq!(parsed.intents[0].check.as_ref().and_then(|check| check.interval_ms), expected, "{text}");
         assert_eq!(told(&parsed).is_empty(), expected.is_some(), "{text}");
     }
+    let control = read(&container(&[SHOP, ("interlock.health_check", "tcp-check\r\nx")]));
+    assert!(control.findings[0].message.contains("control characters"), "{:?}", control.findings);
     let alone = read(&container(&[SHOP, ("interlock.health_check_interval", "100")]));
     assert_eq!(alone.intents[0].check.as_ref().map(|check| &check.kind), Some(&CheckKind::Tcp));
     let seconds = read(&container(&[SHOP, ("interlock.health_check_interval", "5s")]));
@@ -698,20 +704,20 @@ fn check_intervals_are_whole_milliseconds() {
 
 #[test]
 fn balance_algorithms_are_mapped_or_told() {
-    let both = [ProxyKind::Haproxy, ProxyKind::Nginx];
-    let cases: &[(&str, &[ProxyKind], Option<Balance>, &[&str])] = &[
-        ("roundrobin", &both, Some(Balance::RoundRobin), &[]),
-        ("LeastConn", &both, Some(Balance::LeastConn), &[]),
-        ("source", &both, Some(Balance::ClientAddress), &[]),
-        ("random", &both, Some(Balance::Random), &[]),
-        ("uri", &both, Some(Balance::Uri), &[]),
-        ("static-rr", &both, Some(Balance::RoundRobin), &["Note NotSupported interlock.balance_algorithm"]),
-        ("first", &[ProxyKind::Haproxy], Some(Balance::First), &[]),
-        ("first", &[ProxyKind::Nginx], None, &["Degraded NotSupported interlock.balance_algorithm"]),
-        ("url_param id", &both, None, &["Degraded NotSupported interlock.balance_algorithm"]),
-        ("hdr(Host)", &both, None, &["Degraded NotSupported interlock.balance_algorithm"]),
-        ("rdp-cookie", &both, None, &["Degraded NotSupported interlock.balance_algorithm"]),
-        ("leastcon", &both, None, &["Degraded InvalidValue interlock.balance_algorithm"]),
+    type Row = (&'static str, &'static [ProxyKind], Option<Balance>, &'static [&'static str]);
+    const BOTH: &[ProxyKind] = &[ProxyKind::Haproxy, ProxyKind::Nginx];
+    let cases: &[Row] = &[
+        ("roundrobin", BOTH, Some(Balance::RoundRobin), &[]),
+        ("LeastConn", BOTH, Some(Balance::LeastConn), &[]),
+        ("source", BOTH, Some(Balance::ClientAddress), &[]),
+        ("random", BOTH, Some(Balance::Random), &[]),
+        ("uri", BOTH, Some(Balance::Uri), &[]),
+        ("static-rr", BOTH, Some(Balance::RoundRobin), &["Note NotSupported interlock.balance_algorithm"]),
+        ("first", BOTH, Some(Balance::First), &[]),
+        ("url_param id", BOTH, None, &["Degraded NotSupported interlock.balance_algorithm"]),
+        ("hdr(Host)", BOTH, None, &["Degraded NotSupported interlock.balance_algorithm"]),
+        ("rdp-cookie", BOTH, None, &["Degraded NotSupported interlock.balance_algorithm"]),
+        ("leastcon", BOTH, None, &["Degraded InvalidValue interlock.balance_algorithm"]),
     ];
     for (text, proxies, expected, findings) in cases {
         for proxy in *proxies {
@@ -739,7 +745,7 @@ fn options_are_allowed_dropped_or_refused_one_by_one() {
         ("interlock.backend_option.4", "forwardfor"),
     ];
     let parsed = read(&container(&labels));
-    let options: Vec<_> = parsed.intents[0].settings.options.iter().map(|option| option.as_str()).collect();
+    let options: Vec<_> = parsed.intents[0].settings.options.iter().map(HaproxyOption::as_str).collect();
     assert_eq!(options, ["forwardfor"]);
     assert_eq!(
         told(&parsed),
@@ -833,7 +839,7 @@ fn websocket_endpoints_are_paths_below_the_route() {
         ("interlock.websocket_endpoint.0", "/ws"),
         ("interlock.websocket_endpoint.2", "ws://shop.example.com/live"),
     ]));
-    let paths: Vec<_> = parsed.intents[0].settings.websocket.iter().map(|path| path.as_str()).collect();
+    let paths: Vec<_> = parsed.intents[0].settings.websocket.iter().map(PathPrefix::as_str).collect();
     assert_eq!(paths, ["/ws", "/events"]);
     assert_eq!(told(&parsed), ["Degraded InvalidPath interlock.websocket_endpoint.2"]);
     assert_eq!(parsed.findings[0].fix.as_deref(), Some("label `interlock.websocket_endpoint.2=/live`"));

@@ -155,12 +155,14 @@ fn first_configuration(kind: ProxyKind, ports: &[u16], run: &Path) -> String {
 }
 
 /// Owns a proxy and serves operators on a unix socket (0600), one at a time: the entry point of the proxy images.
+/// A folder as `socket` stands for `HOSTNAME.sock` in it.
 /// Returns after SIGTERM, when the proxy has finished.
 ///
 /// # Errors
 /// A folder, the socket or the signals could not be set up.
 pub async fn run_listener(options: Options, socket: &Path, argv: Vec<String>) -> Result<(), AgentError> {
     let supervisor = own(&options, argv)?;
+    let socket = &named(socket);
     let listener = listen(socket).await?;
     let agent = Arc::new(Agent::supervising(options, Arc::clone(&supervisor)));
     let mut told = Terminated::new()?;
@@ -201,6 +203,11 @@ pub async fn run_listener(options: Options, socket: &Path, argv: Vec<String>) ->
 }
 
 /// A socket that an agent left behind is removed; one that somebody answers on is not.
+/// In a folder that several agents share, each is named after its host, which is what the images do.
+fn named(socket: &Path) -> PathBuf {
+    if socket.is_dir() { socket.join(format!("{}.sock", super::host::hostname())) } else { socket.to_owned() }
+}
+
 async fn listen(socket: &Path) -> Result<UnixListener, AgentError> {
     let shown = format!("the socket {}", socket.display());
     if let Some(dir) = socket.parent() {

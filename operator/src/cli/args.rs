@@ -1,6 +1,5 @@
 //! The arguments, as clap reads them, and the settings' flags that they become.
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -107,27 +106,36 @@ pub(super) struct AgentArgs {
     /// Speak with the operator over standard input and output.
     #[arg(long, group = "channel")]
     pub(super) stdio: bool,
-    /// Listen for operators on this unix socket.
+    /// Run the proxy and listen for operators on this unix socket; in a folder, on one by this host's name.
     #[arg(long, value_name = "PATH", group = "channel")]
     pub(super) socket: Option<PathBuf>,
-    /// The proxy beside this agent.
+    /// The proxy beside this agent; without it, whichever is found running.
     #[arg(long, value_name = "PROXY")]
-    pub(super) proxy: Proxy,
-    /// The proxy's configuration file, where it is not the usual one.
+    pub(super) proxy: Option<Proxy>,
+    /// The proxy's configuration file, where it is not the one that it was started with.
     #[arg(long, value_name = "PATH")]
     pub(super) config_path: Option<PathBuf>,
-    /// The agent's own folder.
+    /// Let the configuration lie on a mounted volume.
+    #[arg(long)]
+    pub(super) mounted_config: bool,
+    /// The agent's own folder; survives a restart of the proxy.
     #[arg(long, value_name = "FOLDER")]
     pub(super) state_dir: Option<PathBuf>,
+    /// The folder of runtime sockets and keys, on a memory file system where there is one.
+    #[arg(long, value_name = "FOLDER")]
+    pub(super) run_dir: Option<PathBuf>,
+    /// A port on which the proxy answers 503 until an operator has spoken.
+    #[arg(long = "http-port", value_name = "PORT", default_value = "80")]
+    pub(super) http_ports: Vec<u16>,
     /// The shape of log lines.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub(super) log_format: LogShape,
     /// A level (`info`, `debug`) or a filter (`interlock=debug`).
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub(super) log_level: String,
-    /// The proxy's command line, where it is not the usual one.
+    /// The proxy's command line, where it is not the usual one; it stays in the foreground.
     #[arg(last = true, value_name = "ARGV")]
-    pub(super) argv: Vec<OsString>,
+    pub(super) argv: Vec<String>,
 }
 
 /// Flags that say where the facts come from.

@@ -1,5 +1,7 @@
 //! `interlock lint`: what is wrong with what containers ask for.
 
+use std::collections::BTreeSet;
+
 use interlock_core::finding::{Finding, Subject, Verdict};
 use serde::Serialize;
 
@@ -22,13 +24,13 @@ struct Report<'a> {
 /// Prints every finding; exit code 1 if a route is refused.
 pub(super) fn run(args: &LintArgs, environment: &Environment, output: &mut Output) -> Result<u8, Failure> {
     let world = World::look(&args.facts, environment, output)?;
-    let count = |verdict| world.findings.iter().filter(|finding| finding.verdict == verdict).count();
+    let count = |verdict| world.compiled.findings.iter().filter(|finding| finding.verdict == verdict).count();
     let report = Report {
         refused: count(Verdict::Refused),
         degraded: count(Verdict::Degraded),
         waiting: count(Verdict::Waiting),
         notes: count(Verdict::Note),
-        findings: &world.findings,
+        findings: &world.compiled.findings,
     };
     match args.shape.output.machine() {
         Some(form) => output.document(form, &report)?,
@@ -38,29 +40,73 @@ pub(super) fn run(args: &LintArgs, environment: &Environment, output: &mut Outpu
 }
 
 fn people(report: &Report<'_>, output: &mut Output) -> Result<(), Failure> {
-    for finding in report.findings {
-        show(finding, output)?;
-        output.line("")?;
-    }
-    let Report { refused, degraded, waiting, notes, .. } = report;
-    output.line(format!("{refused} refused, {degraded} degraded, {waiting} waiting, {notes} noted"))?;
+    show(report.findings, output)?;
+    let groups = grouped(report.findings);
+    let count = |verdict| {
+        groups.iter().filter(|group| group.first().is_some_and(|first| first.verdict == verdict)).count()
+    };
+    output.line(format!(
+        "{} refused, {} degraded, {} waiting, {} noted",
+        count(Verdict::Refused),
+        count(Verdict::Degraded),
+        count(Verdict::Waiting),
+        count(Verdict::Note)
+    ))?;
     Ok(())
 }
 
-/// One finding: what it is about, what is wrong, what to change.
-pub(super) fn show(finding: &Finding, output: &mut Output) -> Result<(), Failure> {
-    let (tone, word) = match finding.verdict {
+/// Findings as people read them: what each is about, what is wrong, what to change.
+pub(super) fn show(findings: &[Finding], output: &mut Output) -> Result<(), Failure> {
+    for group in grouped(findings) {
+        show_group(&group, output)?;
+        output.line("")?;
+    }
+    Ok(())
+}
+
+/// Findings that differ only in the proxy belong together: they are told once.
+fn grouped(findings: &[Finding]) -> Vec<Vec<&Finding>> {
+    let mut groups: Vec<Vec<&Finding>> = Vec::new();
+    for finding in findings {
+        match groups.iter_mut().find(|group| group.first().is_some_and(|first| alike(first, finding))) {
+            Some(group) => group.push(finding),
+            None => groups.push(vec![finding]),
+        }
+    }
+    groups
+}
+
+fn alike(one: &Finding, other: &Finding) -> bool {
+    let rest = |finding: &Finding| {
+        let Subject { container, name, route, key, .. } = finding.subject.clone();
+        (finding.verdict, finding.reason, container, name, route, key, finding.fix.clone())
+    };
+    one.subject.container.is_some() && rest(one) == rest(other)
+}
+
+fn show_group(group: &[&Finding], output: &mut Output) -> Result<(), Failure> {
+    let Some(first) = group.first() else { return Ok(()) };
+    let (tone, word) = match first.verdict {
         Verdict::Refused => (Tone::Bad, "refused"),
         Verdict::Degraded => (Tone::Fair, "degraded"),
         Verdict::Waiting => (Tone::Fair, "waiting"),
         Verdict::Note => (Tone::Quiet, "note"),
     };
     let word = output.toned(tone, word);
-    let subject = output.toned(Tone::Bold, &about(&finding.subject));
-    let reason = output.toned(Tone::Quiet, finding.reason.as_str());
-    output.line(format!("{word} {subject} {reason}"))?;
-    output.line(format!("  {}", finding.message))?;
-    if let Some(fix) = &finding.fix {
+    let subject = output.toned(Tone::Bold, &about(&first.subject));
+    let behind: BTreeSet<&str> =
+        group.iter().filter_map(|finding| Some(finding.subject.target.as_ref()?.as_str())).collect();
+    let place = match (behind.is_empty(), &first.subject.container) {
+        (false, Some(_)) => format!(" behind {}", behind.into_iter().collect::<Vec<_>>().join(", ")),
+        _ => String::new(),
+    };
+    let reason = output.toned(Tone::Quiet, first.reason.as_str());
+    output.line(format!("{word} {subject}{place}: {reason}"))?;
+    let messages: BTreeSet<&str> = group.iter().map(|finding| finding.message.as_str()).collect();
+    for message in messages {
+        output.line(format!("  {message}"))?;
+    }
+    if let Some(fix) = &first.fix {
         let word = output.toned(Tone::Help, "fix:");
         // A fix of several lines is a snippet to copy: on lines of its own.
         let gap = if fix.contains('\n') { "\n    " } else { " " };
@@ -73,15 +119,12 @@ pub(super) fn show(finding: &Finding, output: &mut Output) -> Result<(), Failure
 fn about(subject: &Subject) -> String {
     let container =
         subject.name.clone().or_else(|| subject.container.as_ref().map(|id| id.short().to_owned()));
-    let target = subject.target.as_ref();
-    let behind = container.as_ref().and(target).map(|target| format!("behind {target}"));
     let who = container
-        .or_else(|| target.map(ToString::to_string))
+        .or_else(|| subject.target.as_ref().map(ToString::to_string))
         .or_else(|| subject.cluster.as_ref().map(|name| format!("cluster {name}")))
         .or_else(|| subject.engine.as_ref().map(|name| format!("engine {name}")));
     let mut words: Vec<String> = who.into_iter().collect();
     words.extend(subject.route.clone());
     words.extend(subject.key.as_ref().map(|key| format!("({key})")));
-    words.extend(behind);
     if words.is_empty() { "operator".to_owned() } else { words.join(" ") }
 }

@@ -1,5 +1,6 @@
 //! The command line: arguments in, one exit code out.
 
+mod agent;
 mod args;
 mod config;
 mod failure;
@@ -8,6 +9,7 @@ mod observe;
 mod output;
 mod render;
 mod run;
+mod why;
 mod world;
 
 use std::process::ExitCode;
@@ -38,13 +40,12 @@ pub fn main() -> ExitCode {
 fn dispatch(command: Command, environment: &Environment, output: &mut Output) -> Result<u8, Failure> {
     match command {
         Command::Run(run) => run::run(&run, environment),
-        // Command::Agent(agent) => agent::run(agent, environment),
-        // Command::Why(why) => why::run(&why, environment, output),
         Command::Render(render) => render::run(&render, environment, output),
         Command::Lint(lint) => lint::run(&lint, environment, output),
         Command::Observe(observe) => observe::run(&observe, environment, output),
         Command::Config(ConfigCommand::View(view)) => config::view(&view, environment, output),
-        Command::Agent(_) | Command::Why(_) => Err(Failure::new("this command is not built yet")),
+        Command::Why(why) => why::run(&why, environment, output),
+        Command::Agent(agent) => agent::run(agent, environment),
         Command::Version(version) => config::version(&version, output),
     }
 }

@@ -119,6 +119,9 @@ impl Output {
         for row in rows {
             table.add_row(row.iter().map(|(tone, text)| cell(*tone, text)));
         }
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
         for line in table.lines() {
             self.line(line.trim_end())?;
         }

@@ -1,21 +1,26 @@
 //! `interlock run`: watch Docker and keep every proxy in step.
 
-use super::OK;
+use tokio::sync::watch;
+
 use super::args::RunArgs;
 use super::failure::Failure;
-use crate::logging;
+use super::{OK, agent};
 use crate::serve::{Listeners, Metrics, Readiness, ServeError, Served, Shared};
 use crate::settings::{Environment, Settings};
+use crate::{logging, reconcile};
 
 /// Runs until SIGTERM or SIGINT. Proxies go on serving what they have.
 pub(super) fn run(args: &RunArgs, environment: &Environment) -> Result<u8, Failure> {
     let settings = Settings::load(&args.flags(), environment)?;
     logging::start(&settings.log, !environment.no_color);
+    if let Some(kind) = settings.embedded.filter(|_| !args.operator_child) {
+        return agent::embed(&settings, kind);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(operate(settings))
+    runtime.block_on(operate(settings, args.operator_child))
 }
 
-async fn operate(settings: Settings) -> Result<u8, Failure> {
+async fn operate(settings: Settings, child: bool) -> Result<u8, Failure> {
     let served = Served {
         metrics: Metrics::new().map_err(Failure::new)?,
         readiness: Readiness::default(),
@@ -25,8 +30,15 @@ async fn operate(settings: Settings) -> Result<u8, Failure> {
         served.metrics.know_cluster(cluster);
     }
     let listeners = listen(&settings).await?;
-    let _serving = listeners.serve(served);
-    stopped().await?;
+    let _serving = listeners.serve(served.clone());
+    let (stop, _) = watch::channel(false);
+    let told = stop.clone();
+    let signals = stopped()?;
+    tokio::spawn(async move {
+        signals.await;
+        told.send_replace(true);
+    });
+    reconcile::run(&settings, &served, child, &stop).await.map_err(Failure::new)?;
     Ok(OK)
 }
 
@@ -46,14 +58,16 @@ async fn listen(settings: &Settings) -> Result<Listeners, Failure> {
     Ok(listeners)
 }
 
-async fn stopped() -> std::io::Result<()> {
+/// Resolves on the first signal that asks for an end.
+fn stopped() -> std::io::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let name = tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-    };
-    tracing::info!(signal = name, "stopping; proxies go on serving");
-    Ok(())
+    Ok(async move {
+        let name = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        tracing::info!(signal = name, "stopping; proxies go on serving");
+    })
 }

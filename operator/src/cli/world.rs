@@ -8,7 +8,6 @@ use hyper::Request;
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
 use interlock_core::compile::{self, Compiled};
-use interlock_core::finding::Finding;
 use interlock_core::model::Observed;
 use tokio::net::UnixStream;
 
@@ -27,10 +26,8 @@ const MAX_ANSWER: usize = 256 * 1024 * 1024;
 pub(super) struct World {
     /// Facts, settings, and what only the operator knows.
     pub(super) snapshot: Snapshot,
-    /// What follows.
+    /// What follows; its findings are joined by those that the operator met besides.
     pub(super) compiled: Compiled,
-    /// Every finding: what follows from the facts, and what the operator met besides.
-    pub(super) findings: Vec<Finding>,
 }
 
 impl World {
@@ -47,12 +44,11 @@ impl World {
             }
             None => live(&facts.common, environment, output)?,
         };
-        let compiled = compile::compile(&snapshot.observed, &snapshot.config);
-        let mut findings: Vec<Finding> =
-            compiled.findings.iter().chain(&snapshot.findings).cloned().collect();
-        findings.sort();
-        findings.dedup();
-        Ok(Self { snapshot, compiled, findings })
+        let mut compiled = compile::compile(&snapshot.observed, &snapshot.config);
+        compiled.findings.extend(snapshot.findings.iter().cloned());
+        compiled.findings.sort();
+        compiled.findings.dedup();
+        Ok(Self { snapshot, compiled })
     }
 }
 

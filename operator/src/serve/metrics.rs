@@ -163,9 +163,10 @@ impl Metrics {
         self.engine_up.with_label_values(&[engine.as_str()]).set(f64::from(u8::from(up)));
     }
 
-    /// A request was sent to an engine's API.
-    pub fn docker_request(&self, engine: &EngineId, call: &'static str) {
-        self.docker_requests.with_label_values(&[engine.as_str(), call]).inc();
+    /// How many requests were sent to an engine's API so far.
+    pub fn docker_requests(&self, engine: &EngineId, call: &'static str, total: u64) {
+        let counter = self.docker_requests.with_label_values(&[engine.as_str(), call]);
+        counter.inc_by(total.saturating_sub(counter.get()));
     }
 
     /// The findings that hold now; reasons without one fall to 0.
@@ -260,7 +261,7 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         metrics.know_cluster(&"web".parse().unwrap());
         metrics.engine(&"local".parse().unwrap(), true);
-        metrics.docker_request(&"local".parse().unwrap(), "container_list");
+        metrics.docker_requests(&"local".parse().unwrap(), "container_list", 1);
         let listed: BTreeSet<String> = catalogue::ALL.iter().map(|entry| entry.name.to_owned()).collect();
         assert_eq!(names_of(&metrics), listed);
     }

@@ -18,7 +18,7 @@ pub(super) struct Layers {
 /// One YAML text.
 struct Text {
     origin: String,
-    text: String,
+    content: String,
     /// Only what the text itself says, in the API types' own spelling.
     said: Value,
 }
@@ -67,10 +67,11 @@ impl Layers {
             let (origin, field) = (flag.name.to_owned(), String::new());
             return Invalid { origin, position: None, line: None, field, message, fix };
         }
-        let found = self.texts.iter().rev().find_map(|text| Some((text, yaml::locate(&text.text, field)?)));
+        let found =
+            self.texts.iter().rev().find_map(|text| Some((text, yaml::locate(&text.content, field)?)));
         let origin = found.map_or_else(|| "configuration".to_owned(), |(text, _)| text.origin.clone());
         let position = found.map(|(_, position)| position);
-        let line = found.and_then(|(text, at)| line_of(&text.text, at.line));
+        let line = found.and_then(|(text, at)| line_of(&text.content, at.line));
         Invalid { origin, position, line, field: field.to_owned(), message, fix }
     }
 }
@@ -82,7 +83,7 @@ impl Text {
         match parsed {
             Ok((typed, raw)) => {
                 let typed = serde_json::to_value(typed).unwrap_or_default();
-                Ok(Self { origin, text, said: masked(typed, &raw) })
+                Ok(Self { origin, content: text, said: masked(typed, &raw) })
             }
             Err(error) => Err(Invalid::of(origin, &text, error).into()),
         }

@@ -1,5 +1,10 @@
 //! Sources: where facts come from. Each keeps one level-triggered snapshot in a watch channel.
 
+pub mod certificates;
+pub mod docker;
+mod folders;
+pub mod sockets;
+
 use std::collections::BTreeSet;
 
 use interlock_core::model::{ContainerId, EngineView, Timestamp};
@@ -15,4 +20,6 @@ pub struct EngineSnapshot {
     pub was_healthy: BTreeSet<ContainerId>,
     /// Docker's own time of the newest event that changed the view.
     pub newest_event: Option<Timestamp>,
+    /// Why the engine could not be read last time, for people; none while it can.
+    pub fault: Option<String>,
 }

@@ -136,7 +136,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let id: ContainerId = "c0ffee".parse().unwrap();
         let mut store = Store::open(directory.path()).unwrap();
-        store.update(|kept| drop(kept.booted.insert(id.clone()))).unwrap();
+        store.update(|kept| kept.booted.extend([id.clone()])).unwrap();
         let again = Store::open(directory.path()).unwrap();
         assert!(again.kept().booted.contains(&id));
     }

@@ -47,7 +47,9 @@ pub(super) fn choose(
     for (id, candidate) in asking {
         let settings = &candidate.intent.settings;
         match &settings.certificate {
-            Some(name) => named(member, folder, observed, id, candidate, name, &mut chosen, findings),
+            Some(name) => {
+                named(member, observed, &Asking { id, candidate, name }, &mut chosen, findings);
+            }
             None if settings.tls && !chosen.default => no_default(member, id, candidate, findings),
             None => {}
         }
@@ -85,63 +87,54 @@ fn default(member: &Member<'_>, folder: Option<&Folder>, chosen: &mut Chosen, fi
         .insert(name, PlanCertificate { digest: view.digest.clone(), hosts: Vec::new(), default: true });
 }
 
-#[allow(clippy::too_many_arguments, reason = "one step of `choose`, which has them all at hand")]
+/// One route that names its certificate.
+struct Asking<'c> {
+    id: &'c BackendId,
+    candidate: &'c Candidate<'c>,
+    name: &'c CertificateName,
+}
+
 fn named(
     member: &Member<'_>,
-    folder: Option<&Folder>,
     observed: &Observed,
-    id: &BackendId,
-    candidate: &Candidate<'_>,
-    name: &CertificateName,
+    asking: &Asking<'_>,
     chosen: &mut Chosen,
     findings: &mut Vec<Finding>,
 ) {
+    let Asking { id, candidate, name } = asking;
+    let folder = observed.certificates.get(member.cluster);
     let route = label(&id.host, &id.path);
     let subject = Subject { cluster: Some(member.cluster.clone()), ..candidate.subject() }
         .with_route(&route)
         .with_key("ssl_cert");
     let degraded =
         |reason, message: String| Finding::new(Verdict::Degraded, reason, subject.clone(), message);
-    if let Some(other) = chosen.by_host.get(&id.host).filter(|other| *other != name) {
+    if let Some(other) = chosen.by_host.get(&id.host).filter(|other| other != name) {
         let message = format!("`{}` already presents the certificate `{other}`, not `{name}`", id.host);
         findings.push(degraded(Reason::SettingConflict, message));
         return;
     }
-    let Some(view) = folder.and_then(|folder| folder.get(name)) else {
-        let message = format!("{route} is served without TLS: there is no certificate `{name}`");
-        findings.push(degraded(Reason::CertificateNotFound, message).fix(missing(member, folder, name)));
-        return;
-    };
-    if let Some(fault) = &view.fault {
-        let message =
-            format!("{route} is served without TLS: the certificate `{name}` cannot be used: {fault}");
-        findings.push(degraded(Reason::CertificateInvalid, message));
-        return;
-    }
-    if !view.names.iter().any(|valid| matches(valid, &id.host)) {
-        let names: Vec<String> = view.names.iter().map(ToString::to_string).collect();
-        let message = format!(
-            "{route} is served without TLS: the certificate `{name}` is valid for {}, not for {}",
-            if names.is_empty() { "no host".to_owned() } else { names.join(", ") },
-            id.host
-        );
-        findings.push(degraded(Reason::CertificateMismatch, message));
+    let instead = if chosen.default { "answered with the default certificate" } else { "served without TLS" };
+    let view = folder.and_then(|folder| folder.get(name));
+    if let Some((reason, why)) = fault(view, name, &id.host) {
+        let finding = degraded(reason, format!("{route} is {instead}: {why}"));
+        findings.push(match view {
+            None => finding.fix(missing(member, folder, name)),
+            Some(_) => finding,
+        });
         return;
     }
+    let Some(view) = view else { return };
     if !member.trusted {
         let subject = Subject { target: Some(member.id.clone()), ..subject.clone() };
-        findings.push(not_trusted(
-            member,
-            subject,
-            &format!("{route} is served without TLS by `{}`", member.id),
-        ));
+        findings.push(not_trusted(member, subject, &format!("{route} is {instead} by `{}`", member.id)));
         return;
     }
     if view.not_after.0 != 0 && view.not_after < observed.at {
         findings.push(degraded(Reason::CertificateInvalid, format!("the certificate `{name}` has expired")));
     }
-    chosen.by_host.insert(id.host.clone(), name.clone());
-    let entry = chosen.certificates.entry(name.clone()).or_insert_with(|| PlanCertificate {
+    chosen.by_host.insert(id.host.clone(), (*name).clone());
+    let entry = chosen.certificates.entry((*name).clone()).or_insert_with(|| PlanCertificate {
         digest: view.digest.clone(),
         hosts: Vec::new(),
         default: false,
@@ -149,6 +142,28 @@ fn named(
     if let Err(at) = entry.hosts.binary_search(&id.host) {
         entry.hosts.insert(at, id.host.clone());
     }
+}
+
+/// Why a host cannot present a certificate.
+fn fault(
+    view: Option<&CertificateView>,
+    name: &CertificateName,
+    host: &HostPattern,
+) -> Option<(Reason, String)> {
+    let Some(view) = view else {
+        return Some((Reason::CertificateNotFound, format!("there is no certificate `{name}`")));
+    };
+    if let Some(fault) = &view.fault {
+        let why = format!("the certificate `{name}` cannot be used: {fault}");
+        return Some((Reason::CertificateInvalid, why));
+    }
+    if view.names.iter().any(|valid| matches(valid, host)) {
+        return None;
+    }
+    let names: Vec<String> = view.names.iter().map(ToString::to_string).collect();
+    let names = if names.is_empty() { "no host".to_owned() } else { names.join(", ") };
+    let why = format!("the certificate `{name}` is valid for {names}, not for {host}");
+    Some((Reason::CertificateMismatch, why))
 }
 
 /// Whether a certificate's name is good for a host: RFC 6125, a wildcard stands for one label.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use interlock_crds::{ProxyKind, ServiceClusterSpec, Sharing};
+use interlock_crds::{ServiceClusterSpec, Sharing};
 
 use super::readiness::Judged;
 use super::select::{Candidate, Claims, label};
@@ -96,8 +96,7 @@ fn host_taken(
     let message = format!("`{name}` ({owner}) asks for {route}, which belongs to {holder}, {held}");
     let subject = Subject { cluster: Some(member.cluster.clone()), ..candidate.subject() }.with_route(route);
     let fix = format!(
-        "choose another host or path, remove the containers of {holder}, give both the same \
-         `interlock.owner`, or let owners share: `sharing: merge` in cluster `{}`",
+        "choose another host or path, remove the containers of {holder}, or let owners share: `sharing: merge` in cluster `{}`",
         member.cluster
     );
     Finding::new(Verdict::Refused, Reason::HostTaken, subject, message).fix(fix)
@@ -112,7 +111,8 @@ pub(super) fn winner<'c>(members: &[&Placed<'_, 'c>]) -> Option<&'c Candidate<'c
         .map(|one| one.candidate)
 }
 
-/// Tells every container whose settings differ from the winner's which ones, field by field.
+/// Tells every container whose settings differ from the winner's which ones, field by field. One that is
+/// about to stop need not know any more.
 pub(super) fn conflicts(
     id: &BackendId,
     winner: &Candidate<'_>,
@@ -121,7 +121,8 @@ pub(super) fn conflicts(
 ) {
     let route = label(&id.host, &id.path);
     let wins = fields(&winner.intent);
-    for one in members.iter().map(|one| one.candidate) {
+    let staying = members.iter().filter(|one| one.readiness() != Some(Readiness::Draining));
+    for one in staying.map(|one| one.candidate) {
         for ((field, value), (_, won)) in fields(&one.intent).into_iter().zip(&wins) {
             if value == *won {
                 continue;
@@ -184,41 +185,21 @@ pub(super) struct Filled {
     pub(super) kept: bool,
 }
 
-/// The backend of one host and path: the winner's settings, as far as the proxy has them, and every
-/// endpoint that takes requests or finishes them.
+/// The backend of one host and path: the winner's settings and every endpoint that takes requests or
+/// finishes them.
 pub(super) fn backend(
     member: &Member<'_>,
     id: &BackendId,
     winner: &Candidate<'_>,
     members: &[&Placed<'_, '_>],
-    findings: &mut Vec<Finding>,
 ) -> Filled {
     let settings = &winner.intent.settings;
-    let mut balance = settings.balance.unwrap_or_default();
-    let mut options = settings.options.clone();
-    if member.proxy == ProxyKind::Nginx {
-        let mut lacks = |verdict, key: &str, what: String| {
-            let subject = Subject { cluster: Some(member.cluster.clone()), ..winner.subject() }.with_key(key);
-            let message = format!("nginx has no {what} (asked for by `{}`)", winner.container.name);
-            findings.push(Finding::new(verdict, Reason::NotSupported, subject, message));
-        };
-        if balance == Balance::First {
-            lacks(Verdict::Degraded, "balance_algorithm", "`first`: requests go round robin".to_owned());
-            balance = Balance::RoundRobin;
-        }
-        if !options.is_empty() {
-            let names: Vec<_> =
-                options.iter().map(|option| format!("`option {}`", option.as_str())).collect();
-            lacks(Verdict::Note, "backend_option", names.join(", "));
-            options.clear();
-        }
-    }
     let (endpoints, kept) = endpoints(member.spec, members);
     let intents: BTreeSet<_> = members.iter().map(|one| one.candidate.intent.digest.clone()).collect();
     let backend = Backend {
         id: id.clone(),
-        balance,
-        options,
+        balance: settings.balance.unwrap_or_default(),
+        options: settings.options.clone(),
         tls: settings.upstream_tls,
         endpoints,
         intents: intents.into_iter().collect(),

@@ -4,6 +4,7 @@ use interlock_crds::ReadinessMode;
 
 use super::select::Candidate;
 use super::targets::Member;
+use crate::finding::shown;
 use crate::intent::CheckKind;
 use crate::model::{Digest, Health, HostPattern, Observed, ProbeKey, ProbeResult, Readiness, UpstreamAddr};
 use crate::protocol::{Probe, ProbeKind};
@@ -61,7 +62,7 @@ pub(super) fn judge(
     } else {
         container.health
     };
-    Judged { readiness, because: because(docker, &probes, &seen), probes }
+    Judged { readiness, because: because(readiness, docker, &probes, &seen), probes }
 }
 
 /// What the agent's results come to.
@@ -176,17 +177,22 @@ fn key(candidate: &Candidate<'_>, probe: &Probe) -> ProbeKey {
     ]))
 }
 
-fn because(docker: Health, probes: &[(ProbeKey, Probe)], seen: &Seen) -> String {
+/// What keeps it out. Once it was in, only what can take it out again.
+fn because(readiness: Readiness, docker: Health, probes: &[(ProbeKey, Probe)], seen: &Seen) -> String {
     let mut parts = Vec::new();
     match docker {
         Health::Starting => parts.push("its HEALTHCHECK has not passed yet".to_owned()),
         Health::Unhealthy => parts.push("its HEALTHCHECK says unhealthy".to_owned()),
         Health::None | Health::Healthy => {}
     }
-    if !probes.is_empty() && (!seen.all_passed || seen.check_fails) {
+    let blamed = match readiness {
+        Readiness::Unhealthy => seen.check_fails,
+        _ => !seen.all_passed,
+    };
+    if blamed {
         let asked: Vec<String> = probes.iter().map(|(_, probe)| question(probe)).collect();
         let error = seen.error.as_deref().unwrap_or("no answer seen yet");
-        parts.push(format!("{}: {}", asked.join(" and "), error.escape_debug()));
+        parts.push(format!("{}: {}", asked.join(" and "), shown(error)));
     }
     parts.join("; ")
 }

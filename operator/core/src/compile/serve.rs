@@ -37,7 +37,7 @@ impl<'s, 'a> Serving<'s, 'a> {
         for (id, members) in &groups {
             let Some(winner) = merge::winner(members) else { continue };
             merge::conflicts(id, winner, members, findings);
-            let Filled { backend, kept: stays } = merge::backend(member, id, winner, members, findings);
+            let Filled { backend, kept: stays } = merge::backend(member, id, winner, members);
             if stays {
                 kept.insert(id.clone());
             }

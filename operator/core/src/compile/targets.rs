@@ -361,7 +361,11 @@ impl<'a> Search<'a, '_> {
         let fix = format!("docker start {name}");
         let had =
             self.observed.receipted.contains(&container.id) || self.observed.booted.contains(&container.id);
-        if container.stopped_by_request || !exited_by_itself(container.exit_code) {
+        let stopped = container.stopped_by_request || !exited_by_itself(container.exit_code);
+        if stopped && container.state == ContainerState::Restarting {
+            return; // The engine starts it again in a moment.
+        }
+        if stopped {
             let message = format!("the proxy `{name}` was stopped; Interlock leaves it stopped");
             self.findings.push(Finding::new(Verdict::Note, Reason::ProxyStopped, subject, message).fix(fix));
         } else if had {
@@ -391,8 +395,13 @@ impl<'a> Search<'a, '_> {
         let mut any = !self.found.targets.is_empty() || !self.found.boots.is_empty();
         for (name, spec) in self.config.clusters.iter().filter(|(_, spec)| !spec.proxies.is_empty()) {
             let has = |target: &Target| target.cluster.as_ref() == Some(name);
+            // A socket of that name whose agent has not spoken yet is the one, most likely.
+            let unheard = |id: &TargetId| spec.proxies.iter().any(|proxy| proxy == id.as_str());
             let boots = |boot: &Boot| boot.cluster == *name;
-            if self.found.targets.values().any(has) || self.found.boots.values().any(boots) {
+            if self.found.targets.values().any(has)
+                || self.found.targets.keys().any(unheard)
+                || self.found.boots.values().any(boots)
+            {
                 continue;
             }
             any = true;

@@ -95,7 +95,7 @@ impl Kind {
     }
 }
 
-/// What a change of a key's value costs a running HAProxy. nginx reloads for whatever alters its file.
+/// What a change of a key's value costs a running HAProxy at most. nginx reloads for whatever alters its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Effect {
     /// Nothing: it is changed in the running proxy, or only the agent minds it.
@@ -207,7 +207,7 @@ pub const KEYS: &[Key] = {
         Key::label("host", S::Host, Text, "Full names, comma-separated, the first one primary; `*.example.com` is a wildcard"),
         Key::label("hostname", S::Hostname, Text, "A name before `interlock.domain`, or a full name when there is no domain"),
         Key::label("domain", S::Domain, Text, "The domain after `interlock.hostname`; alone it is the name"),
-        Key::label("alias_domain", S::Alias, List, "Further full names, each with every setting of the first").live(),
+        Key::label("alias_domain", S::Alias, List, "Further full names, each with every setting of the first"),
         Key::label("path", S::Path, Text, "Only requests below this path, on segment boundaries; the longest path wins"),
         Key::label("context_root", S::Path, Text, "The older name of `interlock.path`"),
         Key::label("rewrite", S::Rewrite, Bool, "Strips the path before the container sees the request"),
@@ -221,7 +221,7 @@ pub const KEYS: &[Key] = {
         Key::label("ssl_backend", S::UpstreamTls, Bool, "Speaks TLS to the container"),
         Key::label("ssl_backend_tls_verify", S::UpstreamVerify, Text, "Whether the container's certificate is verified: `required` or `none`, the default"),
         Key::label("websocket_endpoint", S::Websocket, List, "Paths whose connections may idle as long as a tunnel"),
-        Key::label("balance_algorithm", S::Balance, Text, "`roundrobin` (default), `leastconn`, `source`, `random`, `uri`, `first` (HAProxy only)"),
+        Key::label("balance_algorithm", S::Balance, Text, "`roundrobin` (default), `leastconn`, `source`, `random`, `uri`, `first`"),
         Key::label("ip_hash", S::IpHash, Bool, "Sends one client's requests to one container, consistently"),
         Key::label("health_check", S::Check, Text, "The health check: `httpchk GET /ping`, `/ping` or `tcp-check`").live(),
         Key::label("health_check_interval", S::CheckInterval, Number, "Milliseconds between two health checks").live(),
@@ -231,14 +231,14 @@ pub const KEYS: &[Key] = {
         Key::label("owner", S::Owner, Text, "Who stands behind a container that neither compose nor Swarm manages").live().of_container(),
         Key::data("hostname", S::Hostname, Text, "A name before `domain`, or a full name when there is no domain"),
         Key::data("domain", S::Domain, Text, "The domain after `hostname`; alone it is the name"),
-        Key::data("alias_domains", S::Alias, List, "Further full names, each with every setting of the first").live(),
+        Key::data("alias_domains", S::Alias, List, "Further full names, each with every setting of the first"),
         Key::data("port", S::Port, Number, "The container's own port; default: the only TCP port that it exposes").live(),
         Key::data("warm", S::Warm, Bool, "Waits for an HTTP answer before the first request").live(),
         Key::data("check", S::Check, Text, "The health check: `httpchk GET /ping`, `/ping` or `tcp-check`").live(),
         Key::data("check_interval", S::CheckInterval, Number, "Milliseconds between two health checks").live(),
         Key::data("backend_options", S::Options, List, "HAProxy `option` lines, from an allowlist").only(HAPROXY),
         Key::data("ssl_only", S::HttpsOnly, Bool, "Redirects plain HTTP to HTTPS"),
-        Key::data("balance_algorithm", S::Balance, Text, "`roundrobin` (default), `leastconn`, `source`, `random`, `uri`, `first` (HAProxy only)"),
+        Key::data("balance_algorithm", S::Balance, Text, "`roundrobin` (default), `leastconn`, `source`, `random`, `uri`, `first`"),
         Key::data("ssl_backend", S::UpstreamTls, Bool, "Speaks TLS to the container"),
         Key::data("ssl_backend_tls_verify", S::UpstreamVerify, Text, "Whether the container's certificate is verified: `required` or `none`, the default"),
         Key::data("ssl", S::Tls, Bool, "Serves HTTPS too; without `ssl_certificate` by the default certificate"),
@@ -266,9 +266,16 @@ pub fn data_key(text: &str) -> Option<&'static Key> {
     of(Dialect::Data).find(|key| key.name.eq_ignore_ascii_case(text))
 }
 
+/// The longest text, in bytes, that is compared with what could have been meant.
+pub(super) const LONGEST_SLIP: usize = 64;
+
 /// The key of `dialect` that a key nobody knows was probably meant to be.
 pub fn nearest(dialect: Dialect, text: &str) -> Option<&'static Key> {
     const NEAR: f64 = 0.85;
+    // Nobody misspells a key by that much, and comparing takes time in the square of the length.
+    if text.len() > LONGEST_SLIP {
+        return None;
+    }
     let text = text.to_ascii_lowercase().replace('-', "_");
     // A key of the other dialect: what decides the same here.
     if let Some(other) = KEYS.iter().find(|key| key.dialect != dialect && key.name == text)

@@ -45,7 +45,8 @@ impl<'a> Sources<'a> {
     fn everything(container: &'a Container) -> Self {
         let labels = container.labels.iter().map(|(key, value)| (key.as_str(), value.as_str()));
         let labels = labels.filter(|(key, _)| key.starts_with(PREFIX)).collect();
-        Self { labels, data: container.data.as_deref() }
+        // An empty variable is how compose files leave one out.
+        Self { labels, data: container.data.as_deref().filter(|data| !data.trim().is_empty()) }
     }
 
     /// What the image does not carry: Docker merges its labels and environment into the container's.

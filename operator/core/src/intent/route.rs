@@ -93,7 +93,7 @@ fn rewrite(reader: &mut Reader<'_>, path: &PathPrefix) -> bool {
 fn settings(reader: &mut Reader<'_>, path: &PathPrefix, spec: &ServiceClusterSpec) -> RouteSettings {
     let mut settings = RouteSettings {
         websocket: websocket(reader, path),
-        balance: balance(reader, spec.proxy),
+        balance: balance(reader),
         options: options(reader, spec.proxy),
         upstream_tls: upstream_tls(reader),
         ..RouteSettings::default()
@@ -190,8 +190,8 @@ fn split_paths(text: &str) -> Vec<&str> {
     if pieces.iter().all(|piece| piece.starts_with('/')) { pieces } else { vec![text] }
 }
 
-fn balance(reader: &mut Reader<'_>, proxy: ProxyKind) -> Option<Balance> {
-    let taken = reader.one(Setting::Balance, |text| value::balance(text, proxy)).good();
+fn balance(reader: &mut Reader<'_>) -> Option<Balance> {
+    let taken = reader.one(Setting::Balance, value::balance).good();
     let key = reader.words(Setting::Balance).into_iter().next().map(|word| word.key).unwrap_or_default();
     let ip_hash = reader.one(Setting::IpHash, value::boolean).good().unwrap_or(false);
     let (balance, told) = taken.unzip();

@@ -1,7 +1,8 @@
 //! Values: each setting's text parsed into its type, or why it cannot be.
 
-use interlock_crds::{ProxyKind, ReadinessMode};
+use interlock_crds::ReadinessMode;
 
+use super::keys::LONGEST_SLIP;
 use super::said::Fault;
 use crate::finding::{Reason, Verdict, shown};
 use crate::model::{CertificateName, HostPattern, NameError, PathPrefix, Port};
@@ -114,7 +115,7 @@ pub(super) fn interval(text: &str) -> Result<u64, Fault> {
 }
 
 /// How requests are spread, and what is to be told although it is taken.
-pub(super) fn balance(text: &str, proxy: ProxyKind) -> Result<(Balance, Option<Fault>), Fault> {
+pub(super) fn balance(text: &str) -> Result<(Balance, Option<Fault>), Fault> {
     const KNOWN: [&str; 7] = ["roundrobin", "static-rr", "leastconn", "source", "random", "uri", "first"];
     let name = text.to_ascii_lowercase();
     let taken = match name.as_str() {
@@ -123,7 +124,7 @@ pub(super) fn balance(text: &str, proxy: ProxyKind) -> Result<(Balance, Option<F
         "source" => Balance::ClientAddress,
         "random" => Balance::Random,
         "uri" => Balance::Uri,
-        "first" if proxy == ProxyKind::Haproxy => Balance::First,
+        "first" => Balance::First,
         "static-rr" => {
             let note = Fault::value("`static-rr` is done as `roundrobin`, whose servers can be changed live");
             let note = note.verdict(Verdict::Note).reason(Reason::NotSupported).write("roundrobin");
@@ -131,13 +132,13 @@ pub(super) fn balance(text: &str, proxy: ProxyKind) -> Result<(Balance, Option<F
         }
         _ => {
             let word = name.split([' ', '(']).next().unwrap_or_default();
-            let unsupported =
-                name == "first" || ["url_param", "hdr", "rdp-cookie", "hash", "sticky"].contains(&word);
-            let why = if unsupported { "is not supported" } else { "is no balance algorithm" };
-            let message = format!("`{}` {why} on {}; `roundrobin` is used", shown(text), proxy.as_str());
+            let unsupported = ["url_param", "hdr", "rdp-cookie", "hash", "sticky"].contains(&word);
+            let why = if unsupported { "is not offered" } else { "is no balance algorithm" };
+            let message = format!("`{}` {why}; `roundrobin` is used", shown(text));
             let reason = if unsupported { Reason::NotSupported } else { Reason::InvalidValue };
-            let near = KNOWN.iter().find(|known| strsim::jaro_winkler(known, &name) > 0.85);
-            let fix = near.filter(|_| !unsupported).unwrap_or(&"roundrobin");
+            let near = |known: &&&str| strsim::jaro_winkler(known, &name) > 0.85;
+            let comparable = !unsupported && name.len() <= LONGEST_SLIP;
+            let fix = KNOWN.iter().filter(|_| comparable).find(near).unwrap_or(&"roundrobin");
             return Err(Fault::value(message).reason(reason).write(*fix));
         }
     };

@@ -373,8 +373,8 @@ text_newtype! {
 impl FromStr for Owner {
     type Err = NameError;
     fn from_str(text: &str) -> Result<Self, NameError> {
-        if text.is_empty() || text.len() > Self::MOST || text.chars().any(char::is_control) {
-            return Err(NameError::new("owner", text, "it must be 1 to 256 printable characters"));
+        if text.is_empty() || text.len() > Self::MOST || !text.chars().all(Self::takes) {
+            return Err(NameError::new("owner", text, "it must be 1 to 256 printable ASCII characters"));
         }
         Ok(Self(text.to_owned()))
     }
@@ -384,15 +384,14 @@ impl Owner {
     /// The longest text.
     const MOST: usize = 256;
 
-    /// Any text as an owner: control characters and what is too long are dropped.
+    /// Nothing that could hide or turn round other text where people read it.
+    fn takes(c: char) -> bool {
+        c.is_ascii_graphic() || c == ' '
+    }
+
+    /// Any text as an owner: characters that an owner cannot have and what is too long are dropped.
     pub fn lossy(text: &str) -> Self {
-        let mut kept = String::new();
-        for c in text.chars().filter(|c| !c.is_control()) {
-            if kept.len() + c.len_utf8() > Self::MOST {
-                break;
-            }
-            kept.push(c);
-        }
+        let kept: String = text.chars().filter(|c| Self::takes(*c)).take(Self::MOST).collect();
         if kept.is_empty() { Self("-".to_owned()) } else { Self(kept) }
     }
 }

@@ -15,6 +15,11 @@ use crate::assign::Assignment;
 use crate::bundle::Bundle;
 use crate::plan::{Abilities, Plan};
 
+/// Headers beside `X-Forwarded-For`, `-Proto`, `-Host` and `-Port` by which a client could pass for
+/// somebody else; both proxies drop them unless the peer is trusted.
+const FORGED_HEADERS: &[&str] =
+    &["Forwarded", "X-Forwarded-Prefix", "X-Forwarded-Scheme", "X-Forwarded-Server", "X-Forwarded-Ssl"];
+
 /// Why nothing could be rendered. With the embedded templates it cannot happen.
 #[derive(Debug, thiserror::Error)]
 pub enum RenderError {

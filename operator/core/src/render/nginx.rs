@@ -33,18 +33,19 @@ const MAX_CONNECTIONS: u32 = 4096;
 const MOST_CONNECTIONS: u32 = 500_000;
 /// How long an idle connection outlives a reload where nginx can do that (milliseconds).
 const KEEP_ALIVE_MIN: u64 = 5_000;
-/// Headers beside the well-known ones that only a trusted peer may hand on; nginx cannot drop by prefix.
-const FORWARDED: &[&str] = &[
-    "Forwarded",
-    "X-Forwarded-By",
-    "X-Forwarded-Path",
-    "X-Forwarded-Prefix",
-    "X-Forwarded-Protocol",
-    "X-Forwarded-Scheme",
-    "X-Forwarded-Server",
-    "X-Forwarded-Ssl",
-    "X-Forwarded-Uri",
-    "X-Forwarded-User",
+/// Times of the access log: its name there, nginx's variable in seconds.
+const TIMES: &[(&str, &str)] = &[
+    ("duration", "request_time"),
+    ("connect", "upstream_connect_time"),
+    ("response", "upstream_header_time"),
+];
+
+/// Texts of the access log: its name there, nginx's variable, the most bytes of it.
+const TEXTS: &[(&str, &str, u16)] = &[
+    ("host", "http_host", 255),
+    ("uri", "request_uri", 2048),
+    ("route", "interlock_route", 2048),
+    ("agent", "http_user_agent", 512),
 ];
 
 /// The nginx bundle of a plan.
@@ -126,11 +127,15 @@ struct Listens {
 impl Listens {
     fn of(plan: &Plan, abilities: Abilities) -> Self {
         let listeners = &plan.settings.listeners;
-        let https = listeners.https_always || !plan.certificates.is_empty();
+        let https = listeners.https != 0 && (listeners.https_always || !plan.certificates.is_empty());
         // 1.25.0, which has `http2` on neither side of 1.25.1's change, counts as newer: nobody runs it.
         let http2_directive = abilities.at_least(1, 25);
-        let both = |port: u16, rest: &str| [format!("{port}{rest}"), format!("[::]:{port}{rest}")];
-        let http = both(listeners.http, "").to_vec();
+        // Port 0: not at all.
+        let both = |port: u16, rest: &str| match port {
+            0 => Vec::new(),
+            _ => vec![format!("{port}{rest}"), format!("[::]:{port}{rest}")],
+        };
+        let http = both(listeners.http, "");
         let mut all = http.clone();
         if https {
             all.extend(both(listeners.https, if http2_directive { " ssl" } else { " ssl http2" }));
@@ -178,6 +183,8 @@ struct Http<'a> {
     connect: u64,
     redispatch: u64,
     forwarded: Vec<Header>,
+    texts: Vec<Text>,
+    times: Vec<Time>,
     trusted: Vec<String>,
     monitoring: Vec<String>,
     https: bool,
@@ -192,6 +199,21 @@ struct Http<'a> {
 struct Header {
     name: &'static str,
     variable: String,
+}
+
+/// A text in the log, and the variable that it is made of.
+#[derive(Serialize)]
+struct Text {
+    name: &'static str,
+    of: &'static str,
+    longest: u16,
+}
+
+/// A time in the log, and the variable that it is made of.
+#[derive(Serialize)]
+struct Time {
+    name: &'static str,
+    of: &'static str,
 }
 
 impl<'a> Http<'a> {
@@ -211,10 +233,12 @@ impl<'a> Http<'a> {
             connect: timeouts.connect.as_millis(),
             // One connect that timed out may be followed by another endpoint's, no more.
             redispatch: timeouts.connect.as_millis().saturating_add(1000),
-            forwarded: FORWARDED
+            forwarded: super::FORGED_HEADERS
                 .iter()
                 .map(|name| Header { name, variable: name.to_ascii_lowercase().replace('-', "_") })
                 .collect(),
+            texts: TEXTS.iter().map(|&(name, of, longest)| Text { name, of, longest }).collect(),
+            times: TIMES.iter().map(|&(name, of)| Time { name, of }).collect(),
             trusted: networks(&settings.trusted_proxies, &[]),
             monitoring: networks(&settings.monitoring_networks, &["127.0.0.0/8", "::1/128"]),
             https: listens.https,
@@ -272,7 +296,8 @@ struct Identity<'a> {
 impl<'a> Identity<'a> {
     fn of(plan: &Plan, listens: &'a Listens) -> Self {
         let unknown_host = plan.settings.unknown_host.status();
-        Self { listens: &listens.http, name: IDENTITY_HOST, unknown_host, digest: DIGEST }
+        let listens = if listens.http.is_empty() { &listens.all } else { &listens.http };
+        Self { listens, name: IDENTITY_HOST, unknown_host, digest: DIGEST }
     }
 }
 
@@ -346,6 +371,8 @@ struct LongWay {
 #[expect(clippy::struct_excessive_bools, reason = "values for a template, each asked by itself")]
 struct Place {
     path: String,
+    /// For the log.
+    route: String,
     root: bool,
     https_only: bool,
     /// Whether the path without a slash is redirected to the one with it.
@@ -399,6 +426,7 @@ impl Place {
         let tls = backend.and_then(|backend| backend.tls);
         Self {
             path: path.as_str().to_owned(),
+            route: route.label(),
             root: path.is_root(),
             https_only: route.https_only,
             bare_redirect: strips && *path == route.path,

@@ -1,0 +1,304 @@
+//! A proxy alone: a bundle's files in a folder of its own, the real binary on loopback, nothing else.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use interlock_core::bundle::{Bundle, Paths};
+use interlock_core::model::Digest;
+use interlock_crds::ProxyKind;
+use tempfile::TempDir;
+
+/// A proxy may take this long to accept its first connection.
+const START: Duration = Duration::from_secs(10);
+/// And an answer this long.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// Contents of secrets by digest.
+pub type Secrets = BTreeMap<Digest, String>;
+
+/// A running proxy; ends with the value.
+#[derive(Debug)]
+pub struct Proxy {
+    child: Child,
+    dir: TempDir,
+    /// Where it takes plain HTTP.
+    pub http: SocketAddr,
+    /// Where it takes HTTPS, if it does.
+    pub https: SocketAddr,
+}
+
+impl Proxy {
+    /// Starts a proxy from the bundle that `render` makes for an HTTP and an HTTPS port.
+    ///
+    /// Free ports can be lost to another test between being found and being bound, so a start that
+    /// fails is tried again with others, three times in all.
+    pub fn start(secrets: &Secrets, mut render: impl FnMut(u16, u16) -> Bundle) -> io::Result<Self> {
+        let mut last = io::Error::other("never tried");
+        for _ in 0..3 {
+            let (http, https) = (free_port()?, free_port()?);
+            match Self::try_start(secrets, &render(http, https), http, https) {
+                Ok(proxy) => return Ok(proxy),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    fn try_start(secrets: &Secrets, bundle: &Bundle, http: u16, https: u16) -> io::Result<Self> {
+        let dir = write(bundle, secrets)?;
+        let mut child = command(bundle.proxy, dir.path(), false)
+            .stdin(Stdio::null())
+            .stdout(File::create(dir.path().join("stdout"))?)
+            .stderr(File::create(dir.path().join("stderr"))?)
+            .spawn()?;
+        let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let begin = Instant::now();
+        while TcpStream::connect(at(http)).is_err() {
+            let ended = child.try_wait()?;
+            if ended.is_some() || begin.elapsed() > START {
+                let said = fs::read_to_string(dir.path().join("stderr"))?;
+                stop(&mut child);
+                return Err(io::Error::other(format!("{} does not start: {said}", bundle.proxy.as_str())));
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(Self { child, dir, http: at(http), https: at(https) })
+    }
+
+    /// What it has written to standard output so far: the access log.
+    pub fn log(&self) -> io::Result<String> {
+        fs::read_to_string(self.dir.path().join("stdout"))
+    }
+
+    /// What it has written to standard error so far.
+    pub fn errors(&self) -> io::Result<String> {
+        fs::read_to_string(self.dir.path().join("stderr"))
+    }
+
+    /// The folder with the generation's files.
+    pub fn folder(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        stop(&mut self.child);
+    }
+}
+
+/// Ends a proxy with its workers: a killed master would leave them behind.
+fn stop(child: &mut Child) {
+    let pid = rustix::process::Pid::from_child(child);
+    let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+    let begin = Instant::now();
+    while matches!(child.try_wait(), Ok(None)) {
+        if begin.elapsed() > Duration::from_secs(5) {
+            let _ = child.kill();
+            let _ = child.wait();
+            return;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A port that nobody listens on just now.
+pub fn free_port() -> io::Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
+
+/// Writes everything that boots a proxy into the bundle.
+pub fn write(bundle: &Bundle, secrets: &Secrets) -> io::Result<TempDir> {
+    let dir = tempfile::Builder::new().prefix("interlock-bare-").tempdir()?;
+    let path = dir.path().to_str().ok_or_else(|| io::Error::other("a folder's name is not text"))?;
+    for (name, text) in bundle.files(Paths { dir: path, run: path, secrets: path }) {
+        fs::write(dir.path().join(name), text)?;
+    }
+    for secret in &bundle.secrets {
+        if let Some(text) = secrets.get(&secret.digest) {
+            fs::write(dir.path().join(&secret.file), text)?;
+        }
+    }
+    // Workers of a proxy that was started by root are somebody else.
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(dir.path(), mode)?;
+    Ok(dir)
+}
+
+/// What the real proxy's own checker says of a bundle: its words, if it refuses it.
+pub fn check(bundle: &Bundle, secrets: &Secrets) -> io::Result<Result<(), String>> {
+    let dir = write(bundle, secrets)?;
+    let output = command(bundle.proxy, dir.path(), true).output()?;
+    let mut said = String::from_utf8_lossy(&output.stderr).into_owned();
+    said.push_str(&String::from_utf8_lossy(&output.stdout));
+    Ok(if output.status.success() { Ok(()) } else { Err(said) })
+}
+
+/// The proxy on the files in `dir`: checking them or running in the foreground.
+fn command(proxy: ProxyKind, dir: &Path, check: bool) -> Command {
+    let file = |name: &str| -> PathBuf { dir.join(name) };
+    match proxy {
+        ProxyKind::Haproxy => {
+            let mut command = Command::new("haproxy");
+            command.arg("-f").arg(file("haproxy.cfg")).arg(if check { "-c" } else { "-db" });
+            command
+        }
+        ProxyKind::Nginx => {
+            let mut command = Command::new("nginx");
+            command.arg("-p").arg(dir).arg("-c").arg(file("nginx.conf"));
+            if check {
+                command.arg("-t");
+            } else {
+                command.args(["-g", "daemon off;"]);
+            }
+            command
+        }
+    }
+}
+
+/// An application that answers every request with what it saw, as JSON:
+/// `{"app": …, "method": …, "target": …, "headers": {…}}`, header names in lower case.
+///
+/// A request to upgrade is answered 101. Connections are closed after one answer.
+#[derive(Debug)]
+pub struct Echo {
+    /// Where it listens.
+    pub address: SocketAddr,
+    ended: Arc<AtomicBool>,
+}
+
+impl Echo {
+    /// Starts one under the name `app`.
+    pub fn start(app: &str) -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let address = listener.local_addr()?;
+        let ended = Arc::new(AtomicBool::new(false));
+        let (name, end) = (app.to_owned(), Arc::clone(&ended));
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                if end.load(Ordering::Acquire) {
+                    return;
+                }
+                let (Ok(stream), name) = (stream, name.clone()) else { continue };
+                thread::spawn(move || echo(stream, &name));
+            }
+        });
+        Ok(Self { address, ended })
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Release);
+        let _ = TcpStream::connect(self.address);
+    }
+}
+
+fn echo(mut stream: TcpStream, app: &str) -> io::Result<()> {
+    stream.set_read_timeout(Some(ANSWER))?;
+    let head = read_head(&mut stream)?;
+    let head = String::from_utf8_lossy(&head).into_owned();
+    let mut lines = head.split("\r\n");
+    let mut first = lines.next().unwrap_or_default().split(' ');
+    let (method, target) = (first.next().unwrap_or_default(), first.next().unwrap_or_default());
+    let mut headers: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (name, value) in lines.filter_map(|line| line.split_once(':')) {
+        headers.entry(name.to_ascii_lowercase()).or_default().push(value.trim().to_owned());
+    }
+    let headers: BTreeMap<_, _> =
+        headers.into_iter().map(|(name, values)| (name, values.join(", "))).collect();
+    if let Some(protocol) = headers.get("upgrade") {
+        // The accept key belongs to the one key that the tests send (RFC 6455, section 1.3).
+        let upgrade = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n\
+             Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+        );
+        return stream.write_all(upgrade.as_bytes());
+    }
+    let body =
+        serde_json::json!({ "app": app, "method": method, "target": target, "headers": headers }).to_string();
+    let length = body.len();
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+    );
+    stream.write_all(answer.as_bytes())?;
+    if method != "HEAD" {
+        stream.write_all(body.as_bytes())?;
+    }
+    Ok(())
+}
+
+fn read_head(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte)? == 1 {
+        head.push(byte[0]);
+    }
+    Ok(head)
+}
+
+/// An answer as it came.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RawAnswer {
+    /// The status code; 0: the connection ended without an answer.
+    pub status: u16,
+    /// Header lines in order, names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// What followed.
+    pub body: String,
+}
+
+impl RawAnswer {
+    /// Reads an answer out of all the bytes of a connection.
+    pub fn parse(bytes: &[u8]) -> Self {
+        let text = String::from_utf8_lossy(bytes);
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+        let mut lines = head.split("\r\n");
+        let status = lines.next().and_then(|line| line.split(' ').nth(1)).and_then(|code| code.parse().ok());
+        let headers = lines
+            .filter_map(|line| line.split_once(':'))
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
+            .collect();
+        Self { status: status.unwrap_or(0), headers, body: body.to_owned() }
+    }
+
+    /// The first value of a header, its name in lower case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// Sends bytes as they are and reads until the other side closes.
+pub fn raw(to: SocketAddr, bytes: &[u8]) -> io::Result<RawAnswer> {
+    let mut stream = TcpStream::connect(to)?;
+    stream.set_read_timeout(Some(ANSWER))?;
+    stream.write_all(bytes)?;
+    let mut answer = Vec::new();
+    match stream.read_to_end(&mut answer) {
+        // A reset behind a complete answer is the proxy's way to refuse the rest of the request.
+        Err(error) if error.kind() != io::ErrorKind::ConnectionReset => Err(error),
+        _ => Ok(RawAnswer::parse(&answer)),
+    }
+}
+
+/// Asks over TLS with curl, as HTTP/2 or HTTP/1.1, without looking at the certificate. `host` is both the
+/// name in the handshake and, with the port, the request's host.
+pub fn tls(to: SocketAddr, host: &str, target: &str, http2: bool) -> io::Result<RawAnswer> {
+    let port = to.port();
+    let output = Command::new("curl")
+        .args(["--silent", "--insecure", "--include", "--path-as-is", "--max-time", "10", "--noproxy", "*"])
+        .arg(if http2 { "--http2" } else { "--http1.1" })
+        .arg("--resolve")
+        .arg(format!("{host}:{port}:{}", to.ip()))
+        .arg(format!("https://{host}:{port}{target}"))
+        .output()?;
+    Ok(RawAnswer::parse(&output.stdout))
+}

@@ -1,0 +1,72 @@
+//! No request is lost, sent twice or sent astray while the containers around it come and go.
+
+use std::time::Duration;
+
+use interlock_e2e::stage::{Stage, Way};
+use interlock_e2e::{Container, Load, Result, World};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn neighbours_may_churn() -> Result {
+    World::run("churn", async |world| {
+        let stage = Stage::new(world, Way::Stock).await?;
+        let host = world.host("shop");
+        let one = stage.app("one").label("interlock.host", &host).start().await?;
+        stage.serves(&host, "/", "one").await?;
+        let loads: Vec<_> = stage
+            .proxies
+            .iter()
+            .map(|proxy| Load::closed(proxy.http, &host, 2).served_by(&["one"]).start())
+            .collect();
+        for round in 0..5 {
+            let neighbour = world.host(&format!("neighbour-{round}"));
+            let name = format!("neighbour-{round}");
+            let app = stage.app(&name).label("interlock.host", &neighbour).start().await?;
+            stage.serves(&neighbour, "/", &name).await?;
+            app.remove().await?;
+            stage.answers(&neighbour, "/", 404).await?;
+        }
+        for load in loads {
+            let tally = load.stop().await?;
+            tally.clean()?;
+            tally.executed_once(&[&one]).await?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rolling_update_loses_nothing() -> Result {
+    World::run("rolling", async |world| {
+        let stage = Stage::new(world, Way::Stock).await?;
+        let host = world.host("shop");
+        let mut serving = vec![stage.app("v0").label("interlock.host", &host).start().await?];
+        let mut gone: Vec<Container> = Vec::new();
+        stage.serves(&host, "/", "v0").await?;
+        let loads: Vec<_> = stage
+            .proxies
+            .iter()
+            .map(|proxy| Load::open(proxy.http, &host, 60).slow_after(Duration::from_secs(5)).start())
+            .collect();
+        for version in 1..=4 {
+            // The new one starts before the old one stops.
+            let name = format!("v{version}");
+            serving.push(stage.app(&name).label("interlock.host", &host).start().await?);
+            let before = format!("v{}", version - 1);
+            stage.shared_by(&host, "/", &[&before, &name]).await?;
+            let old = serving.remove(0);
+            old.stop().await?;
+            gone.push(old);
+            stage.shared_by(&host, "/", &[&name]).await?;
+        }
+        gone.extend(serving);
+        let all: Vec<&Container> = gone.iter().collect();
+        for load in loads {
+            let tally = load.stop().await?;
+            tally.clean()?;
+            tally.executed_once(&all).await?;
+        }
+        Ok(())
+    })
+    .await
+}

@@ -1,0 +1,243 @@
+//! The matching table: one plan and one column of expectations, asked of the real HAProxy and nginx.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::sync::LazyLock;
+
+use interlock_core::assign::assign;
+use interlock_core::bundle::Bundle;
+use interlock_core::model::{Digest, UpstreamAddr};
+use interlock_core::plan::{Abilities, Plan};
+use interlock_core::render::{Templates, render};
+use interlock_crds::ProxyKind;
+use interlock_e2e::bare::{self, Echo, Proxy, RawAnswer, Secrets};
+use serde::Deserialize;
+
+/// Keys of an access log line, in order: docs/access-log.md.
+const LOG_KEYS: &[&str] = &[
+    "time",
+    "request_id",
+    "client",
+    "method",
+    "host",
+    "uri",
+    "protocol",
+    "status",
+    "bytes",
+    "duration_ms",
+    "route",
+    "upstream",
+    "connect_ms",
+    "response_ms",
+    "tls",
+    "agent",
+];
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Table {
+    plan: Plan,
+    cases: Vec<Case>,
+}
+
+/// One request and what is expected of both proxies.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Case {
+    name: String,
+    /// `http` (default), `https` (HTTP/1.1 over TLS) or `h2`.
+    #[serde(default)]
+    over: Over,
+    #[serde(default)]
+    host: Option<String>,
+    #[serde(default)]
+    target: Option<String>,
+    /// Further header lines.
+    #[serde(default)]
+    headers: Vec<String>,
+    /// The whole request, where it cannot be said with the above.
+    #[serde(default)]
+    raw: Option<String>,
+    /// 0: no answer at all.
+    status: u16,
+    /// The application that answered.
+    #[serde(default)]
+    app: Option<String>,
+    /// The target that it saw.
+    #[serde(default)]
+    path: Option<String>,
+    #[serde(default)]
+    location: Option<String>,
+    /// Headers that the application saw; empty: it did not see this one.
+    #[serde(default)]
+    saw: BTreeMap<String, String>,
+    /// Headers of the answer.
+    #[serde(default)]
+    answer: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Over {
+    #[default]
+    Http,
+    Https,
+    H2,
+}
+
+/// What the echo application answers.
+#[derive(Debug, Deserialize)]
+struct Seen {
+    app: String,
+    target: String,
+    headers: BTreeMap<String, String>,
+}
+
+static TABLE: LazyLock<Table> =
+    LazyLock::new(|| serde_yaml::from_str(include_str!("matching/cases.yaml")).expect("cases.yaml"));
+
+/// The running pieces.
+struct Setup {
+    proxy: Proxy,
+    _apps: Vec<Echo>,
+}
+
+impl Setup {
+    fn start(kind: ProxyKind) -> Self {
+        let mut plan = TABLE.plan.clone();
+        plan.settings.proxy = kind;
+        let mut apps: BTreeMap<String, Echo> = BTreeMap::new();
+        for endpoint in plan.backends.iter_mut().flat_map(|backend| &mut backend.endpoints) {
+            let app = apps
+                .entry(endpoint.name.clone())
+                .or_insert_with(|| Echo::start(&endpoint.name).expect("an application starts"));
+            endpoint.address = UpstreamAddr::try_from(app.address).expect("a loopback address");
+        }
+        let secrets = certificates(&mut plan);
+        let proxy = Proxy::start(&secrets, |http, https| {
+            plan.settings.listeners.http = http;
+            plan.settings.listeners.https = https;
+            bundle(&plan, kind)
+        })
+        .expect("the proxy starts");
+        Self { proxy, _apps: apps.into_values().collect() }
+    }
+
+    fn ask(&self, case: &Case) -> RawAnswer {
+        let (host, target) = (case.host.as_deref(), case.target.as_deref().unwrap_or("/"));
+        match case.over {
+            Over::Http => {
+                let bytes = case.raw.as_ref().map_or_else(
+                    || {
+                        let mut head =
+                            format!("GET {target} HTTP/1.1\r\nHost: {}\r\n", host.unwrap_or_default());
+                        for header in &case.headers {
+                            let _ = write!(head, "{header}\r\n");
+                        }
+                        head.push_str("Connection: close\r\n\r\n");
+                        head.into_bytes()
+                    },
+                    |raw| raw.chars().map(|c| u8::try_from(c).expect("one byte each")).collect(),
+                );
+                bare::raw(self.proxy.http, &bytes).expect("an answer")
+            }
+            over => {
+                bare::tls(self.proxy.https, host.expect("a host"), target, over == Over::H2).expect("curl")
+            }
+        }
+    }
+}
+
+fn bundle(plan: &Plan, kind: ProxyKind) -> Bundle {
+    let abilities = Abilities::oldest(kind);
+    render(plan, &assign(plan, None, abilities), abilities, &Templates::embedded()).expect("it renders")
+}
+
+/// Gives every certificate of the plan a real one for its names.
+fn certificates(plan: &mut Plan) -> Secrets {
+    let mut secrets = Secrets::new();
+    for certificate in plan.certificates.values_mut() {
+        let names: Vec<String> = certificate.hosts.iter().map(ToString::to_string).collect();
+        let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
+        let pem = format!("{}{}", made.cert.pem(), made.signing_key.serialize_pem());
+        certificate.digest = Digest::of([pem.as_bytes()]);
+        secrets.insert(certificate.digest.clone(), pem);
+    }
+    secrets
+}
+
+/// What is wrong with an answer, one line each.
+fn judge(case: &Case, answer: &RawAnswer, https_port: u16) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let mut equal = |what: &str, expected: Option<&str>, got: Option<&str>| {
+        if expected != got {
+            wrong.push(format!("{what}: expected {expected:?}, got {got:?}"));
+        }
+    };
+    let status = answer.status.to_string();
+    equal("status", Some(&case.status.to_string()), Some(&status));
+    let seen: Option<Seen> = serde_json::from_str(&answer.body).ok();
+    let seen = seen.as_ref();
+    equal("app", case.app.as_deref(), seen.map(|seen| seen.app.as_str()));
+    if case.path.is_some() {
+        equal("path", case.path.as_deref(), seen.map(|seen| seen.target.as_str()));
+    }
+    let location = case.location.as_ref().map(|text| text.replace("{https}", &https_port.to_string()));
+    equal("location", location.as_deref(), answer.header("location"));
+    for (name, expected) in &case.saw {
+        let got = seen.and_then(|seen| seen.headers.get(name)).map(String::as_str);
+        equal(name, Some(expected.as_str()).filter(|text| !text.is_empty()), got);
+    }
+    for (name, expected) in &case.answer {
+        equal(name, Some(expected), answer.header(name));
+    }
+    wrong
+}
+
+fn run(kind: ProxyKind) {
+    let setup = Setup::start(kind);
+    let mut report = String::new();
+    for case in &TABLE.cases {
+        let answer = setup.ask(case);
+        for line in judge(case, &answer, setup.proxy.https.port()) {
+            let _ = writeln!(report, "  {}: {line}", case.name);
+        }
+    }
+    assert!(report.is_empty(), "{} answers otherwise:\n{report}", kind.as_str());
+    check_log(&setup.proxy);
+}
+
+/// Every line is one JSON object with the keys of the schema, whatever bytes the requests had.
+fn check_log(proxy: &Proxy) {
+    let log = proxy.log().expect("a log");
+    let over_http = TABLE.cases.iter().filter(|case| case.status != 0).count();
+    assert!(log.lines().count() >= over_http / 2, "requests are logged:\n{log}");
+    let mut ids = BTreeSet::new();
+    for line in log.lines() {
+        let value: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        let keys: BTreeSet<&str> = value.keys().map(String::as_str).collect();
+        assert_eq!(keys, LOG_KEYS.iter().copied().collect(), "{line}");
+        for number in ["status", "bytes", "duration_ms", "connect_ms", "response_ms"] {
+            assert!(value[number].is_i64(), "{number} is a number: {line}");
+        }
+        let id = value["request_id"].as_str().expect("text");
+        assert!(id.is_empty() || ids.insert(id.to_owned()), "a request id occurs once: {line}");
+    }
+}
+
+#[test]
+fn haproxy_answers_as_the_table_says() {
+    run(ProxyKind::Haproxy);
+}
+
+#[test]
+fn nginx_answers_as_the_table_says() {
+    run(ProxyKind::Nginx);
+}
+
+#[test]
+fn cases_have_names_of_their_own() {
+    let names: BTreeSet<&str> = TABLE.cases.iter().map(|case| case.name.as_str()).collect();
+    assert_eq!(names.len(), TABLE.cases.len());
+}

@@ -1,0 +1,211 @@
+//! The agent inside a stock proxy container: its binary is put there once, and Docker's exec is the channel.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bollard::container::LogOutput;
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _};
+use interlock_core::model::{ContainerId, Digest};
+use interlock_crds::ProxyKind;
+use tokio_util::io::StreamReader;
+
+use super::{Reader, Writer};
+use crate::docker::actions::{ActionError, Place, archive};
+use crate::docker::{Client, DockerError};
+
+/// The folder in a proxy container that holds agents, one folder for each build.
+const HOME: &str = ".interlock";
+
+/// Why an agent could not be started inside a container.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ExecError {
+    /// The binary may not be written there, or the engine refused.
+    #[error(transparent)]
+    Action(#[from] ActionError),
+    /// This process's own executable cannot be read.
+    #[error("the operator's own executable {} cannot be read, so no agent can be sent: {why}", path.display())]
+    OwnBinary {
+        /// Its path.
+        path: PathBuf,
+        /// What was seen.
+        why: String,
+    },
+    /// The kernel cannot run the binary.
+    #[error(
+        "{container} cannot run the agent ({why}): it is built for {architecture}, and needs an executable, writable \
+         root; use the image interlock-{proxy} built for that architecture, or run the proxy on this one"
+    )]
+    NotExecutable {
+        /// The container's name.
+        container: String,
+        /// The engine's words.
+        why: String,
+        /// The architecture that this binary is for.
+        architecture: &'static str,
+        /// The proxy's name.
+        proxy: &'static str,
+    },
+}
+
+impl ExecError {
+    /// Whether trying again cannot help before somebody changes the container or the configuration.
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::NotExecutable { .. } | Self::OwnBinary { .. } => true,
+            Self::Action(action) => action.is_final(),
+        }
+    }
+}
+
+impl From<DockerError> for ExecError {
+    fn from(error: DockerError) -> Self {
+        Self::Action(error.into())
+    }
+}
+
+/// The executable that is put into proxy containers. Cheap to clone; read once, on first use.
+#[derive(Debug, Clone)]
+pub struct AgentBinary {
+    path: Arc<Path>,
+    loaded: Arc<tokio::sync::OnceCell<Facts>>,
+}
+
+#[derive(Debug, Clone)]
+struct Facts {
+    digest: Digest,
+    size: u64,
+}
+
+impl AgentBinary {
+    /// This very process's executable, also after its file was replaced.
+    pub fn own() -> Self {
+        Self::at("/proc/self/exe")
+    }
+
+    /// The executable at `path`.
+    pub fn at(path: impl AsRef<Path>) -> Self {
+        Self { path: path.as_ref().into(), loaded: Arc::default() }
+    }
+
+    async fn content(&self) -> Result<Vec<u8>, ExecError> {
+        tokio::fs::read(&self.path)
+            .await
+            .map_err(|error| ExecError::OwnBinary { path: self.path.to_path_buf(), why: error.to_string() })
+    }
+
+    async fn facts(&self) -> Result<&Facts, ExecError> {
+        self.loaded
+            .get_or_try_init(|| async {
+                let content = self.content().await?;
+                // Megabytes of hashing do not belong on a thread that serves other targets.
+                let size = content.len() as u64;
+                let digest = tokio::task::spawn_blocking(move || Digest::of([content.as_slice()]))
+                    .await
+                    .map_err(|error| ExecError::OwnBinary {
+                        path: self.path.to_path_buf(),
+                        why: error.to_string(),
+                    })?;
+                Ok(Facts { digest, size })
+            })
+            .await
+    }
+}
+
+/// Starts an agent for `proxy` inside a running container and connects to it. The binary is sent only if
+/// this build's is not there yet. What is read is the agent's standard output: an agent that could not be
+/// started shows as an error of the first read, one that ended as the end. Dropping both ends closes the agent's standard input, which ends it.
+pub async fn connect(
+    client: &Client,
+    container: &ContainerId,
+    proxy: ProxyKind,
+    binary: &AgentBinary,
+) -> Result<(Reader, Writer), ExecError> {
+    let program = install(client, container, proxy, binary).await?;
+    let command =
+        [program.as_str(), "agent", "--stdio", "--proxy", proxy.as_str()].map(str::to_owned).to_vec();
+    attach(client, container, proxy, command).await
+}
+
+/// Makes sure that the binary is in the container; its path there.
+async fn install(
+    client: &Client,
+    container: &ContainerId,
+    proxy: ProxyKind,
+    binary: &AgentBinary,
+) -> Result<String, ExecError> {
+    let facts = binary.facts().await?;
+    let folder = format!("{HOME}/{}", facts.digest);
+    let file = format!("{folder}/interlock");
+    let program = format!("/{file}");
+    let id = container.as_str();
+    if client.stat(id, &program).await?.is_none_or(|found| found.size != facts.size) {
+        let place = Place::look(client, container).await?;
+        place.writable(client, container, &program, proxy).await?;
+        let content = binary.content().await?;
+        client.upload(id, "/", archive(&[HOME, &folder], &file, &content, 0o755)).await?;
+        tracing::debug!(container = %place.name, bytes = facts.size, "agent sent");
+    }
+    Ok(program)
+}
+
+/// Runs `command` in the container and hands out its ends.
+async fn attach(
+    client: &Client,
+    container: &ContainerId,
+    proxy: ProxyKind,
+    command: Vec<String>,
+) -> Result<(Reader, Writer), ExecError> {
+    let not_executable = {
+        let (container, proxy) = (container.short().to_owned(), proxy.as_str());
+        move |why: String| ExecError::NotExecutable {
+            container,
+            why,
+            architecture: std::env::consts::ARCH,
+            proxy,
+        }
+    };
+    let exec = match client.exec(container.as_str(), command).await {
+        Ok(exec) => exec,
+        Err(DockerError::Answer { message, .. }) if failed_to_start(message.as_bytes()) => {
+            return Err(not_executable(message));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let name = container.short().to_owned();
+    let mut first = true;
+    let bytes = exec.output.filter_map(move |frame| {
+        let out = match frame {
+            Ok(LogOutput::StdOut { message } | LogOutput::Console { message }) => {
+                // Docker reports a failed start as the first words of the stream.
+                let failed = std::mem::take(&mut first) && failed_to_start(&message);
+                Some(if failed {
+                    let why = String::from_utf8_lossy(&message).trim().to_owned();
+                    Err(io::Error::other(not_executable.clone()(why)))
+                } else {
+                    Ok(message)
+                })
+            }
+            Ok(LogOutput::StdErr { message }) => {
+                for line in String::from_utf8_lossy(&message).lines().take(100) {
+                    tracing::debug!(container = %name, "agent: {line}");
+                }
+                None
+            }
+            Ok(LogOutput::StdIn { .. }) => None,
+            Err(error) => Some(Err(io::Error::other(error))),
+        };
+        std::future::ready(out)
+    });
+    let bytes: Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>> = Box::pin(bytes);
+    Ok((Box::new(StreamReader::new(bytes)), Box::new(exec.input)))
+}
+
+/// Whether these are the engine's words for a process that never ran.
+fn failed_to_start(words: &[u8]) -> bool {
+    words.starts_with(b"OCI runtime exec failed")
+        || words.starts_with(b"exec failed")
+        || words.starts_with(b"unable to start container process")
+}

@@ -1,0 +1,156 @@
+//! Run: the real edges around the loop.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use interlock_core::compile::{Boot, NetworkAction};
+use interlock_core::model::{ClusterName, Container, ContainerId, EngineId};
+use interlock_core::render::Templates;
+use interlock_crds::ServiceClusterSpec;
+use tokio::sync::watch;
+
+use super::actions::{Act, Acting};
+use super::driver::{Driver, Parts};
+use super::publish::Publisher;
+use super::world::Sources;
+use crate::chain::chain;
+use crate::deliver::exec::AgentBinary;
+use crate::deliver::{Dialer, Identity, Outer};
+use crate::docker::{self, Client, DockerError, actions};
+use crate::serve::Served;
+use crate::settings::Settings;
+use crate::source::docker::DockerSource;
+use crate::source::{self, EngineSnapshot};
+use crate::store::{Store, StoreError};
+
+/// The engine of a configuration with one engine.
+const ENGINE: &str = "local";
+
+/// Why the operator does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The engine.
+    #[error(transparent)]
+    Docker(#[from] DockerError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The channel to the outer process.
+    #[error(
+        "standard input is not the channel to an outer process; `--operator-child` is for `interlock run --embedded` alone"
+    )]
+    Outer(#[source] std::io::Error),
+    /// The engine's name, which is fixed.
+    #[error(transparent)]
+    Name(#[from] interlock_core::model::NameError),
+}
+
+/// Runs the operator until `stop` holds `true`. With `child`, standard input is the channel to the outer
+/// process that owns the embedded proxy; when it breaks, `stop` is set.
+pub async fn run(
+    settings: &Settings,
+    served: &Served,
+    child: bool,
+    stop: &watch::Sender<bool>,
+) -> Result<(), RunError> {
+    let engine: EngineId = ENGINE.parse()?;
+    let client = Client::connect(&settings.docker)?;
+    let facts = client.check().await?;
+    tracing::info!(engine = client.host(), version = facts.version, api = facts.api, "engine found");
+    let outer = match child {
+        true => Outer::from_stdin(stop.clone()).map_err(RunError::Outer)?,
+        false => Outer::none(stop.clone()),
+    };
+    let own_container = docker::own_container(&client).await;
+    let (containers, _following) = source::docker::spawn(
+        client.clone(),
+        DockerSource { engine: engine.clone(), resync: settings.pace.resync.get(), address: None },
+    );
+    let folders = certificate_folders(settings);
+    let (certificates, secrets) = source::certificates::spawn(folders);
+    let lookup = lookup(containers.clone());
+    let dialer = Dialer {
+        client: client.clone(),
+        containers: lookup.clone(),
+        binary: AgentBinary::own(),
+        agents: settings.agents.clone(),
+        outer,
+    };
+    let parts = Parts {
+        config: settings.config.clone(),
+        sources: Sources {
+            engines: BTreeMap::from([(engine.clone(), containers)]),
+            certificates,
+            sockets: source::sockets::spawn(settings.agents.clone()),
+        },
+        dial: Arc::new(dialer),
+        act: Arc::new(DockerActs { client: client.clone(), containers: lookup }),
+        secrets: Arc::new(move |digest| secrets.get(digest)),
+        store: Store::open(&settings.state)?,
+        identity: Identity {
+            operator: settings.operator_id.clone(),
+            epoch: epoch(),
+            ceiling_ms: settings.pace.ceiling.as_millis(),
+        },
+        resync: settings.pace.resync.get(),
+        observe_only: settings.observe,
+        own_container,
+        templates: Templates::embedded(),
+        publisher: Publisher::new(served, engine, client.calls().clone()),
+    };
+    Driver::new(parts).run(stop.subscribe()).await;
+    Ok(())
+}
+
+/// Milliseconds since the epoch: later starts are greater, which is all that is asked of it.
+fn epoch() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn certificate_folders(settings: &Settings) -> BTreeMap<ClusterName, PathBuf> {
+    let clusters = settings.config.clusters.iter();
+    clusters
+        .filter_map(|(name, spec)| Some((name.clone(), PathBuf::from(spec.certificates.directory.as_ref()?))))
+        .collect()
+}
+
+type Lookup = Arc<dyn Fn(&ContainerId) -> Option<Container> + Send + Sync>;
+
+fn lookup(engine: watch::Receiver<EngineSnapshot>) -> Lookup {
+    Arc::new(move |id| engine.borrow().view.containers.get(id).cloned())
+}
+
+/// Acts on the real engine.
+struct DockerActs {
+    client: Client,
+    containers: Lookup,
+}
+
+impl Act for DockerActs {
+    fn network<'a>(&'a self, action: &'a NetworkAction) -> Acting<'a> {
+        Box::pin(async move {
+            let result = match action {
+                NetworkAction::Attach { container, network, .. } => {
+                    actions::attach(&self.client, network, container).await
+                }
+                NetworkAction::Detach { container, network, .. } => {
+                    actions::detach(&self.client, network, container).await
+                }
+            };
+            result.map_err(|error| chain(&error))
+        })
+    }
+
+    fn boot<'a>(&'a self, id: &'a ContainerId, boot: &'a Boot, spec: &'a ServiceClusterSpec) -> Acting<'a> {
+        Box::pin(async move {
+            let container = (self.containers)(id).ok_or_else(|| "the container is gone".to_owned())?;
+            let first = actions::first_configuration(boot.proxy, spec.listeners.http);
+            actions::boot(&self.client, &container, boot.proxy, first.as_ref())
+                .await
+                .map_err(|error| chain(&error))
+        })
+    }
+}

@@ -1,0 +1,117 @@
+//! World: the tables that the loop keeps between cycles, and the snapshot that is cut from them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use interlock_core::model::{
+    AgentView, CertificateName, CertificateView, ClusterName, ContainerId, EngineId, Observed, ProbeKey,
+    ProbeResult, TargetId, Timestamp,
+};
+use interlock_core::protocol::{ProbeSet, ProxyFacts, Welcome};
+use tokio::sync::watch;
+
+use crate::source::EngineSnapshot;
+use crate::store::Kept;
+
+/// Certificates of each cluster, as their source publishes them.
+pub type Certificates = BTreeMap<ClusterName, BTreeMap<CertificateName, CertificateView>>;
+
+/// The sources that a cycle reads.
+pub struct Sources {
+    /// Engines.
+    pub engines: BTreeMap<EngineId, watch::Receiver<EngineSnapshot>>,
+    /// Certificate folders.
+    pub certificates: watch::Receiver<Certificates>,
+    /// Agent sockets.
+    pub sockets: watch::Receiver<BTreeSet<TargetId>>,
+}
+
+/// What agents have said.
+#[derive(Debug, Default)]
+pub struct Agents {
+    views: BTreeMap<TargetId, AgentView>,
+    probes: BTreeMap<TargetId, BTreeMap<ProbeKey, ProbeResult>>,
+}
+
+impl Agents {
+    /// A connection came up.
+    pub fn connected(&mut self, target: &TargetId, welcome: Welcome, at: Timestamp) {
+        // A new connection probes from nothing: what an agent before it had found is not its word.
+        self.probes.remove(target);
+        self.views.insert(
+            target.clone(),
+            AgentView {
+                abilities: welcome.proxy.abilities,
+                hostname: welcome.hostname,
+                addresses: welcome.addresses,
+                receipt: welcome.proxy.receipt,
+                since: at,
+            },
+        );
+    }
+
+    /// The proxy behind an agent changed.
+    pub fn proxy_changed(&mut self, target: &TargetId, facts: ProxyFacts) {
+        if let Some(view) = self.views.get_mut(target) {
+            view.abilities = facts.abilities;
+            view.receipt = facts.receipt;
+        }
+    }
+
+    /// Probe results came in.
+    pub fn probed(&mut self, target: &TargetId, results: BTreeMap<ProbeKey, ProbeResult>) {
+        self.probes.entry(target.clone()).or_default().extend(results);
+    }
+
+    /// Results of probes that nobody asks for any more are forgotten.
+    pub fn prune(&mut self, target: &TargetId, wanted: &ProbeSet) {
+        if let Some(known) = self.probes.get_mut(target) {
+            known.retain(|key, _| wanted.probes.contains_key(key));
+        }
+    }
+
+    /// The target is gone or another one.
+    pub fn forget(&mut self, target: &TargetId) {
+        self.views.remove(target);
+        self.probes.remove(target);
+    }
+
+    /// What is known of one.
+    pub fn view(&self, target: &TargetId) -> Option<&AgentView> {
+        self.views.get(target)
+    }
+}
+
+/// Cuts one immutable snapshot.
+pub fn observe(
+    at: Timestamp,
+    own_container: Option<&ContainerId>,
+    sources: &mut Sources,
+    agents: &Agents,
+    kept: &Kept,
+) -> Observed {
+    let mut observed = Observed {
+        at,
+        own_container: own_container.cloned(),
+        agents: agents.views.clone(),
+        probes: agents.probes.clone(),
+        certificates: sources.certificates.borrow_and_update().clone(),
+        sockets: sources.sockets.borrow_and_update().clone(),
+        receipted: kept.receipted.clone(),
+        booted: kept.booted.clone(),
+        quarantine: kept.quarantine.clone(),
+        ownership: kept.ownership.clone(),
+        ..Observed::default()
+    };
+    for (engine, receiver) in &mut sources.engines {
+        let snapshot = receiver.borrow_and_update().clone();
+        observed.draining.extend(snapshot.draining);
+        observed.was_healthy.extend(snapshot.was_healthy);
+        observed.engines.insert(engine.clone(), snapshot.view);
+    }
+    observed
+}
+
+/// Docker's time of the newest event behind the snapshot.
+pub fn newest_event(sources: &Sources) -> Option<Timestamp> {
+    sources.engines.values().filter_map(|receiver| receiver.borrow().newest_event).max()
+}

@@ -1,0 +1,1 @@
+//! Sequences of events, lists and answers, good and bad.

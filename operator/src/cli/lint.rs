@@ -93,7 +93,8 @@ fn show_group(group: &[&Finding], output: &mut Output) -> Result<(), Failure> {
         Verdict::Note => (Tone::Quiet, "note"),
     };
     let word = output.toned(tone, word);
-    let subject = output.toned(Tone::Bold, &about(&first.subject));
+    let subject = about(&first.subject);
+    let subject = if subject.is_empty() { subject } else { output.toned(Tone::Bold, &subject) };
     let behind: BTreeSet<&str> =
         group.iter().filter_map(|finding| Some(finding.subject.target.as_ref()?.as_str())).collect();
     let place = match (behind.is_empty(), &first.subject.container) {
@@ -101,7 +102,8 @@ fn show_group(group: &[&Finding], output: &mut Output) -> Result<(), Failure> {
         _ => String::new(),
     };
     let reason = output.toned(Tone::Quiet, first.reason.as_str());
-    output.line(format!("{word} {subject}{place}: {reason}"))?;
+    let gap = if subject.is_empty() { "" } else { " " };
+    output.line(format!("{word}{gap}{subject}{place}: {reason}"))?;
     let messages: BTreeSet<&str> = group.iter().map(|finding| finding.message.as_str()).collect();
     for message in messages {
         output.line(format!("  {message}"))?;
@@ -126,5 +128,5 @@ fn about(subject: &Subject) -> String {
     let mut words: Vec<String> = who.into_iter().collect();
     words.extend(subject.route.clone());
     words.extend(subject.key.as_ref().map(|key| format!("({key})")));
-    if words.is_empty() { "operator".to_owned() } else { words.join(" ") }
+    words.join(" ")
 }

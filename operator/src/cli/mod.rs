@@ -3,6 +3,7 @@
 mod agent;
 mod args;
 mod config;
+mod engine;
 mod failure;
 mod lint;
 mod observe;

@@ -5,6 +5,7 @@ mod error;
 mod layers;
 mod validate;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -111,6 +112,16 @@ impl Settings {
             observe: flags.observe,
             configuration,
         })
+    }
+
+    /// The certificate folder of each cluster that has one.
+    pub fn certificate_folders(&self) -> BTreeMap<ClusterName, PathBuf> {
+        let clusters = self.config.clusters.iter();
+        clusters
+            .filter_map(|(name, spec)| {
+                Some((name.clone(), PathBuf::from(spec.certificates.directory.as_ref()?)))
+            })
+            .collect()
     }
 }
 

@@ -6,7 +6,7 @@ use super::select::Candidate;
 use super::targets::Member;
 use crate::finding::shown;
 use crate::intent::CheckKind;
-use crate::model::{Digest, Health, HostPattern, Observed, ProbeKey, ProbeResult, Readiness, UpstreamAddr};
+use crate::model::{Digest, Health, HostPattern, Observed, ProbeKey, Readiness, UpstreamAddr};
 use crate::protocol::{Probe, ProbeKind};
 
 /// What is known of one endpoint.
@@ -83,16 +83,17 @@ impl Seen {
     ) -> Self {
         let results = observed.probes.get(&member.id);
         let mut seen = Self { all_passed: true, warm_passed: true, check_fails: false, error: None };
-        let believed = ProbeResult { passing: true, passed_once: true, error: None };
-        let unknown = served_before(member, candidate, address, observed).then_some(believed);
+        let believed = served_before(member, candidate, address, observed);
         for (key, probe) in probes {
-            let result = results.and_then(|results| results.get(key)).or(unknown.as_ref());
-            let passed_once = result.is_some_and(|result| result.passed_once);
+            let result = results.and_then(|results| results.get(key));
+            let passed = result.is_some_and(|result| result.passed_once);
+            let fails = result.is_some_and(|result| !result.passing);
             let warm = matches!(probe.kind, ProbeKind::Warm { .. });
-            seen.all_passed &= passed_once;
-            seen.warm_passed &= passed_once || !warm;
-            seen.check_fails |= probe.interval_ms.is_some()
-                && result.is_some_and(|result| result.passed_once && !result.passing);
+            seen.all_passed &= passed || believed;
+            seen.warm_passed &= passed || believed || !warm;
+            // A health check that passed once may fail later. What was only believed fails with the first
+            // word against it: then it was ready and is not now.
+            seen.check_fails |= fails && if passed { probe.interval_ms.is_some() } else { believed };
             if let Some(error) = result.filter(|r| !r.passing).and_then(|r| r.error.clone()) {
                 seen.error.get_or_insert(error);
             }

@@ -178,7 +178,7 @@ impl Sketch {
     fn nginx(&self) -> Bundle {
         let (port, file) = (self.port, "nginx.conf");
         let base = format!(
-            "pid %{{interlock.run}}/nginx.pid;\n{}error_log stderr crit;\nevents {{}}\nhttp {{\n  access_log off;\n  \
+            "{}error_log stderr crit;\nevents {{}}\nhttp {{\n  access_log off;\n  \
              server {{ listen {port}; server_name interlock.invalid; location = /digest {{ return 200 \
              \"%{{interlock.digest}}\\n\"; }} }}\n  server {{ listen {port} default_server; return 404; }}\n",
             self.global

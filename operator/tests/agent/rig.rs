@@ -69,9 +69,8 @@ impl Rig {
                  frontend f\n bind 127.0.0.1:{port}\n http-request return status 503\n"
             ),
             ProxyKind::Nginx => format!(
-                "pid {}/old.pid;\nerror_log stderr crit;\nevents {{}}\n\
-                 http {{ access_log off; server {{ listen {port}; return 503; }} }}\n",
-                rig.dir.path().display()
+                "error_log stderr crit;\nevents {{}}\n\
+                 http {{ access_log off; server {{ listen {port}; return 503; }} }}\n"
             ),
         };
         std::fs::write(&rig.config, text).unwrap();

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{RenderError, Templates};
 use crate::bundle::{Bundle, DIGEST, Fragment, Live, SECRETS, SecretRef};
-use crate::model::{Digest, HostPattern, PathPrefix};
+use crate::model::{Digest, HostPattern, PathPrefix, Port};
 use crate::plan::{Abilities, Backend, BackendId, Balance, Plan, Route};
 
 /// The embedded templates by name.
@@ -92,14 +92,18 @@ pub(super) fn render(
         .values()
         .map(|it| SecretRef { file: format!("{}.pem", it.digest.as_str()), digest: it.digest.clone() })
         .collect();
-    Ok(Bundle::new(
+    let bundle = Bundle::new(
         plan.target.clone(),
         plan.cluster.clone(),
         ProxyKind::Nginx,
         fragments,
         Live::default(),
         secrets,
-    ))
+    );
+    Ok(match Port::try_from(plan.settings.listeners.http) {
+        Ok(port) => bundle.with_confirm_port(port),
+        Err(_) => bundle,
+    })
 }
 
 /// A fragment that every configuration has: no route is to blame for it.

@@ -95,7 +95,8 @@ impl Call {
     /// Makes the call on a connection of its own.
     pub async fn send(self) -> Result<Answer> {
         let deadline = self.deadline;
-        tokio::time::timeout(deadline, self.exchange())
+        // Boxed: with TLS it is large, and tests hold many of them.
+        tokio::time::timeout(deadline, Box::pin(self.exchange()))
             .await
             .map_err(|_| format!("no answer within {deadline:?}"))?
     }

@@ -54,6 +54,11 @@ impl PrivateEngine {
         self.path("d.sock").to_string_lossy().into_owned()
     }
 
+    /// The folder that the socket lies in.
+    pub fn folder(&self) -> String {
+        self.directory.to_string_lossy().into_owned()
+    }
+
     /// Starts the daemon (again) and waits until it answers.
     pub async fn up(&mut self) -> Result {
         ensure!(self.daemon.is_none(), "the private engine runs already");

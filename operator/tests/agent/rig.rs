@@ -108,6 +108,12 @@ impl Rig {
         if let Some(mut child) = self.child.take() {
             kill_group(child.id());
             let _ = child.wait();
+            // The workers are not this process's children: they are gone when nobody accepts.
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while std::net::TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
+                assert!(Instant::now() < deadline, "the proxy does not end");
+                std::thread::sleep(Duration::from_millis(2));
+            }
         }
     }
 

@@ -127,6 +127,7 @@ impl Tracked {
             proxy: self.target.proxy?,
             state,
             running: self.receipt.as_ref().map(|receipt| receipt.digest.clone()),
+            receipt: self.receipt.clone(),
             wanted: self.wanted.as_ref().map(|wanted| wanted.bundle.digest.clone()),
             message: self.fault.as_ref().map(|fault| fault.message.clone()),
         })

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bollard::models::EventMessage;
+use bollard::models::{EventMessage, EventMessageTypeEnum};
 use futures_util::future::{BoxFuture, FutureExt as _};
 use futures_util::stream::{FuturesUnordered, Stream, StreamExt as _};
 use interlock_core::model::{ContainerId, Timestamp};
@@ -207,6 +207,12 @@ impl Follower {
             })
         })?;
         session.heard = Instant::now();
+        if message.typ == Some(EventMessageTypeEnum::CONTAINER)
+            && let Some(labels) = message.actor.as_ref().and_then(|actor| actor.attributes.as_ref())
+            && !self.client.selects(labels)
+        {
+            return Ok(());
+        }
         if let Some(event) = Event::parse(message) {
             session.waiting.extend(self.state.reduce(&event, session.heard));
         }

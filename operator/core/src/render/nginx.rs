@@ -11,7 +11,7 @@ use self::base::{Http, Identity, Listens, Main};
 use self::host::{Server, Upstream};
 use super::{RenderError, Templates};
 use crate::bundle::{Bundle, Fragment, Live, SecretRef};
-use crate::model::{Digest, HostPattern};
+use crate::model::{Digest, HostPattern, Port};
 use crate::plan::{Abilities, Backend, BackendId, Plan, Route};
 
 /// The embedded templates by name.
@@ -71,14 +71,18 @@ pub(super) fn render(
         .values()
         .map(|it| SecretRef { file: format!("{}.pem", it.digest.as_str()), digest: it.digest.clone() })
         .collect();
-    Ok(Bundle::new(
+    let bundle = Bundle::new(
         plan.target.clone(),
         plan.cluster.clone(),
         ProxyKind::Nginx,
         fragments,
         Live::default(),
         secrets,
-    ))
+    );
+    Ok(match Port::try_from(plan.settings.listeners.http) {
+        Ok(port) => bundle.with_confirm_port(port),
+        Err(_) => bundle,
+    })
 }
 
 /// A fragment that every configuration has: no route is to blame for it.

@@ -73,9 +73,19 @@ impl Proxy {
         Ok(Self { child, dir, http: at(http), https: at(https) })
     }
 
-    /// What it has written to standard output so far: the access log.
-    pub fn log(&self) -> io::Result<String> {
-        fs::read_to_string(self.dir.path().join("stdout"))
+    /// The access log as soon as it has `lines` lines: a line is written after the answer has gone.
+    pub fn log(&self, lines: usize) -> io::Result<String> {
+        let begin = Instant::now();
+        loop {
+            let log = fs::read_to_string(self.dir.path().join("stdout"))?;
+            if log.ends_with('\n') && log.lines().count() >= lines {
+                return Ok(log);
+            }
+            if begin.elapsed() > ANSWER {
+                return Err(io::Error::other(format!("fewer than {lines} lines: {log}")));
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// What it has written to standard error so far.
@@ -167,7 +177,8 @@ fn command(proxy: ProxyKind, dir: &Path, check: bool) -> Command {
 /// An application that answers every request with what it saw, as JSON:
 /// `{"app": …, "method": …, "target": …, "headers": {…}}`, header names in lower case.
 ///
-/// A request to upgrade is answered 101. Connections are closed after one answer.
+/// A request to upgrade is answered 101. `X-Delay: 300` is answered 300 milliseconds later. Connections are
+/// closed after one answer.
 #[derive(Debug)]
 pub struct Echo {
     /// Where it listens.
@@ -215,6 +226,9 @@ fn echo(mut stream: TcpStream, app: &str) -> io::Result<()> {
     }
     let headers: BTreeMap<_, _> =
         headers.into_iter().map(|(name, values)| (name, values.join(", "))).collect();
+    if let Some(delay) = headers.get("x-delay").and_then(|text| text.parse().ok()) {
+        thread::sleep(Duration::from_millis(delay));
+    }
     if let Some(protocol) = headers.get("upgrade") {
         // The accept key belongs to the one key that the tests send (RFC 6455, section 1.3).
         let upgrade = format!(

@@ -209,9 +209,9 @@ fn run(kind: ProxyKind) {
 
 /// Every line is one JSON object with the keys of the schema, whatever bytes the requests had.
 fn check_log(proxy: &Proxy) {
-    let log = proxy.log().expect("a log");
-    let over_http = TABLE.cases.iter().filter(|case| case.status != 0).count();
-    assert!(log.lines().count() >= over_http / 2, "requests are logged:\n{log}");
+    // What curl's refused handshakes leave behind differs; every answer of an application is a line.
+    let answered = TABLE.cases.iter().filter(|case| case.app.is_some()).count();
+    let log = proxy.log(answered).expect("a log");
     let mut ids = BTreeSet::new();
     for line in log.lines() {
         let value: serde_json::Map<String, serde_json::Value> =

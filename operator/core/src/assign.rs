@@ -73,3 +73,103 @@ fn seat(backend: &Backend, before: &[Slot], minimum: usize) -> Vec<Slot> {
 fn slot_name(index: usize) -> Result<ServerName, NameError> {
     format!("s{}", index + 1).parse()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::{HostPattern, PathPrefix};
+    use crate::plan::{BackendId, Endpoint};
+
+    fn address(last: u8) -> UpstreamAddr {
+        std::net::SocketAddr::from(([10, 0, 0, last], 80)).try_into().unwrap()
+    }
+
+    fn backend(endpoints: &[(u8, bool)]) -> Backend {
+        let endpoint = |&(last, draining): &(u8, bool)| Endpoint {
+            address: address(last),
+            name: format!("c{last}"),
+            draining,
+        };
+        Backend {
+            id: BackendId { host: HostPattern::Exact("a.test".parse().unwrap()), path: PathPrefix::root() },
+            balance: crate::plan::Balance::default(),
+            options: Vec::new(),
+            tls: None,
+            endpoints: endpoints.iter().map(endpoint).collect(),
+            intents: Vec::new(),
+        }
+    }
+
+    fn shown(slots: &[Slot]) -> Vec<String> {
+        let who = |slot: &Slot| match slot.occupant {
+            Some(it) => format!("{}={}{}", slot.name, it.address, if it.draining { " draining" } else { "" }),
+            None => format!("{}=-", slot.name),
+        };
+        slots.iter().map(who).collect()
+    }
+
+    #[test]
+    fn new_endpoints_take_the_lowest_slots_in_order() {
+        let slots = seat(&backend(&[(2, false), (1, true)]), &[], 4);
+        assert_eq!(shown(&slots), ["s1=10.0.0.1:80 draining", "s2=10.0.0.2:80", "s3=-", "s4=-"]);
+    }
+
+    #[test]
+    fn whoever_stays_keeps_the_slot_and_a_freed_one_is_taken_first() {
+        let before = seat(&backend(&[(1, false), (2, false), (3, false)]), &[], 4);
+        let after = seat(&backend(&[(2, true), (3, false), (9, false)]), &before, 4);
+        assert_eq!(shown(&after), ["s1=10.0.0.9:80", "s2=10.0.0.2:80 draining", "s3=10.0.0.3:80", "s4=-"]);
+    }
+
+    #[test]
+    fn one_more_always_fits_and_the_number_never_shrinks() {
+        for (endpoints, expected) in [(0, 4), (3, 4), (4, 8), (7, 8), (8, 16)] {
+            let these: Vec<(u8, bool)> = (1..=endpoints).map(|last| (last, false)).collect();
+            let slots = seat(&backend(&these), &[], 4);
+            assert_eq!(slots.len(), expected, "{endpoints} endpoints");
+            assert_eq!(seat(&backend(&[]), &slots, 4).len(), expected);
+        }
+    }
+
+    #[test]
+    fn one_address_is_one_server_and_drains_only_for_all() {
+        let slots = seat(&backend(&[(1, true), (1, false), (2, true), (2, true)]), &[], 1);
+        assert_eq!(shown(&slots)[..2], ["s1=10.0.0.1:80", "s2=10.0.0.2:80 draining"]);
+    }
+
+    #[test]
+    fn a_receipt_with_other_names_or_doubled_addresses_does_no_harm() {
+        let slot = |name: &str, last| Slot {
+            name: name.parse().unwrap(),
+            occupant: Some(Occupant { address: address(last), draining: false }),
+        };
+        let after = seat(&backend(&[(1, false)]), &[slot("x", 1), slot("y", 1)], 1);
+        assert_eq!(shown(&after), ["s1=10.0.0.1:80", "s2=-"]);
+    }
+
+    proptest! {
+        #[test]
+        fn everybody_sits_once_and_stays(first in prop::collection::btree_set(1u8..40, 0..20),
+                                        second in prop::collection::btree_set(1u8..40, 0..20)) {
+            let of = |these: &std::collections::BTreeSet<u8>| {
+                backend(&these.iter().map(|last| (*last, false)).collect::<Vec<_>>())
+            };
+            let before = seat(&of(&first), &[], 4);
+            let after = seat(&of(&second), &before, 4);
+            let seated: Vec<UpstreamAddr> = after.iter().filter_map(|slot| Some(slot.occupant?.address)).collect();
+            prop_assert_eq!(seated.len(), second.len());
+            for last in &second {
+                let place = |slots: &[Slot]| {
+                    slots.iter().position(|slot| slot.occupant.is_some_and(|it| it.address == address(*last)))
+                };
+                prop_assert!(place(&after).is_some());
+                if first.contains(last) {
+                    prop_assert_eq!(place(&before), place(&after));
+                }
+            }
+            prop_assert_eq!(seat(&of(&second), &after, 4), after, "nothing changes for nothing");
+        }
+    }
+}

@@ -43,3 +43,48 @@ impl Change {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use interlock_crds::ProxyKind;
+
+    use super::*;
+    use crate::bundle::{Fragment, Live};
+
+    fn bundle(text: &str, entry: &str) -> Bundle {
+        let fragment = Fragment {
+            file: "f".to_owned(),
+            name: "global".to_owned(),
+            text: text.to_owned(),
+            servers: None,
+            intents: Vec::new(),
+        };
+        let map = [("key".to_owned(), entry.to_owned())].into();
+        let live = Live { maps: [("a.map".to_owned(), map)].into(), ..Live::default() };
+        let (target, cluster) = ("t".parse().unwrap(), "c".parse().unwrap());
+        Bundle::new(target, cluster, ProxyKind::Haproxy, vec![fragment], live, Vec::new())
+    }
+
+    fn receipt(bundle: &Bundle) -> Receipt {
+        Receipt {
+            static_digest: bundle.static_digest.clone(),
+            digest: bundle.digest.clone(),
+            servers: bundle.live.servers.clone(),
+        }
+    }
+
+    #[test]
+    fn a_proxy_without_a_receipt_is_reloaded() {
+        let change = Change::between(None, &bundle("x", "1"));
+        assert_eq!(change, Change::Reload { why: ReloadReason::First });
+    }
+
+    #[test]
+    fn the_live_part_alone_takes_no_reload() {
+        let last = receipt(&bundle("x", "1"));
+        assert_eq!(Change::between(Some(&last), &bundle("x", "1")), Change::None);
+        assert_eq!(Change::between(Some(&last), &bundle("x", "2")), Change::Live);
+        let other = Change::Reload { why: ReloadReason::StaticDigest };
+        assert_eq!(Change::between(Some(&last), &bundle("y", "1")), other);
+    }
+}

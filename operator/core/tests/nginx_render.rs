@@ -332,3 +332,47 @@ fn canaries_in_requests_reach_nothing() {
     assert_eq!(status(&answer), 400);
     assert_eq!(app.requests(), 0);
 }
+
+#[test]
+fn only_what_may_be_sent_again_goes_over_a_kept_connection() {
+    let app = App::start();
+    let nginx = Nginx::start(&base(&[&app]));
+    for (method, kept) in
+        [("GET", true), ("OPTIONS", true), ("POST", false), ("PUT", false), ("DELETE", false)]
+    {
+        for path in ["/x", "/api/x", "/slow/x"] {
+            let seen = nginx.ask(&format!(
+                "{method} {path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            ));
+            let (_, head) = seen.split_once("\r\n\r\n").unwrap();
+            assert!(head.starts_with(method), "{seen}");
+            assert_eq!(!head.contains("Connection: close\r\n"), kept, "{method} {path}: {seen}");
+        }
+    }
+}
+
+#[test]
+fn a_handshake_is_refused_unless_its_name_or_the_default_has_a_certificate() {
+    let mut plan = plan(RICH);
+    let name: interlock_core::model::CertificateName = "shop.pem".parse().unwrap();
+    let mut certificate = interlock_core::plan::PlanCertificate {
+        digest: "0123456789abcdef0123456789abcdef".parse().unwrap(),
+        hosts: vec!["shop.example.com".parse().unwrap()],
+        default: false,
+    };
+    plan.certificates.insert(name.clone(), certificate.clone());
+    let named = bundle(&plan, "nginx-1.22");
+    let of_name = text(&named, "/secrets");
+    assert_eq!(of_name.matches("ssl_reject_handshake on;").count(), 1, "for all, in the http block");
+    assert_eq!(of_name.matches("ssl_reject_handshake off;").count(), 1, "for one host");
+    assert_eq!(of_name.matches("ssl_certificate /secrets/0123456789abcdef0123456789abcdef.pem;").count(), 1);
+    assert_eq!(named.secrets.len(), 1);
+    (certificate.default, certificate.hosts) = (true, Vec::new());
+    plan.certificates.insert(name, certificate);
+    let of_default = text(&bundle(&plan, "nginx-1.22"), "/secrets");
+    assert!(!of_default.contains("ssl_reject_handshake"));
+    assert_eq!(
+        of_default.matches("ssl_certificate /secrets/0123456789abcdef0123456789abcdef.pem;").count(),
+        1
+    );
+}

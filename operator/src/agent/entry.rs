@@ -31,12 +31,14 @@ const BACKOFF_CEILING: Duration = Duration::from_secs(10);
 /// How long an embedded operator may take to end.
 const OPERATOR_STOP: Duration = Duration::from_secs(5);
 
-/// The arguments that start a proxy with this main file in the foreground, as a supervisor needs it.
+/// The arguments that start a proxy with this main file in the foreground, as a supervisor needs it. nginx's pid
+/// file lies beside it: the built-in place belongs to the machine's own nginx.
 pub fn supervised_argv(kind: ProxyKind, config: &Path) -> Vec<String> {
+    let global = format!("daemon off; pid {};", config.with_extension("pid").display());
     let config = config.to_string_lossy();
     let words: &[&str] = match kind {
         ProxyKind::Haproxy => &["haproxy", "-W", "-db", "-f", &config],
-        ProxyKind::Nginx => &["nginx", "-c", &config, "-g", "daemon off;"],
+        ProxyKind::Nginx => &["nginx", "-c", &config, "-g", &global],
     };
     words.iter().map(|word| (*word).to_owned()).collect()
 }
@@ -140,7 +142,7 @@ fn first_configuration(kind: ProxyKind, ports: &[u16], run: &Path) -> String {
             lines.push("    http-request return status 503 hdr Retry-After 5\n".to_owned());
         }
         ProxyKind::Nginx => {
-            lines.push(format!("pid {run}/nginx.pid;\nevents {{}}\nhttp {{\n    server {{"));
+            lines.push("events {}\nhttp {\n    server {".to_owned());
             for port in ports {
                 lines.push(format!("        listen {port} default_server;"));
                 if v6 {

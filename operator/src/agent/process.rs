@@ -144,9 +144,8 @@ pub(super) fn find(kind: Option<ProxyKind>, config: Option<&Path>) -> Result<Opt
         if its_mounts.is_some() && its_mounts != own_mounts {
             continue;
         }
-        let parent_is_haproxy = its_kind == ProxyKind::Haproxy
-            && read(process.stat.parent).is_some_and(|p| p.kind() == Some(its_kind));
-        if parent_is_haproxy {
+        // HAProxy's workers look like their master for ever, nginx's until they have set their title.
+        if read(process.stat.parent).is_some_and(|parent| parent.kind() == Some(its_kind)) {
             continue;
         }
         if let Some(master) = master(pid, its_kind, process)

@@ -54,7 +54,9 @@ pub(super) fn run(args: &RenderArgs, environment: &Environment, output: &mut Out
 
 fn one(world: &World, target: &TargetId, plan: &Plan, templates: &Templates) -> Result<Rendered, Failure> {
     let agent = world.snapshot.observed.agents.get(target);
-    let receipt = agent.and_then(|agent| agent.receipt.as_ref());
+    // The operator knows what it has proved since the agent's first words.
+    let proved = world.snapshot.targets.get(target).and_then(|status| status.receipt.as_ref());
+    let receipt = proved.or(agent.and_then(|agent| agent.receipt.as_ref()));
     let abilities = agent.map_or(Abilities::oldest(plan.settings.proxy), |agent| agent.abilities);
     let bundle =
         render(plan, &assign(plan, receipt, abilities), abilities, templates).map_err(Failure::new)?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use interlock_core::explain::{self, Answer, EndpointAnswer, Explanation, TargetAnswer};
-use interlock_core::model::{Readiness, TargetId};
+use interlock_core::model::{Digest, Readiness, TargetId};
 use serde::Serialize;
 
 use super::args::WhyArgs;
@@ -20,7 +20,24 @@ struct Report<'a> {
     #[serde(flatten)]
     explanation: &'a Explanation,
     /// Of each proxy that the answer names, whether it is in step; empty without an operator.
-    programmed: BTreeMap<&'a TargetId, &'a TargetStatus>,
+    programmed: BTreeMap<&'a TargetId, Programmed<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Programmed<'a> {
+    state: TargetState,
+    running: Option<&'a Digest>,
+    wanted: Option<&'a Digest>,
+    message: Option<&'a str>,
+}
+
+impl<'a> Programmed<'a> {
+    fn of(status: &'a TargetStatus) -> Self {
+        let TargetStatus { state, running, wanted, message, .. } = status;
+        let (running, wanted) = (running.as_ref(), wanted.as_ref());
+        Self { state: *state, running, wanted, message: message.as_deref() }
+    }
 }
 
 /// Prints the answer; exit code 1 if nothing serves it.
@@ -30,7 +47,10 @@ pub(super) fn run(args: &WhyArgs, environment: &Environment, output: &mut Output
     let snapshot = &world.snapshot;
     let explanation = explain::why(&world.compiled, &snapshot.observed, &snapshot.config, host, &path);
     let statuses = snapshot.targets.iter();
-    let programmed = statuses.filter(|(target, _)| explanation.targets.contains_key(*target)).collect();
+    let programmed = statuses
+        .filter(|(target, _)| explanation.targets.contains_key(*target))
+        .map(|(target, status)| (target, Programmed::of(status)))
+        .collect();
     let report = Report { explanation: &explanation, programmed };
     match args.shape.output.machine() {
         Some(form) => output.document(form, &report)?,
@@ -64,7 +84,7 @@ fn people(report: &Report<'_>, output: &mut Output) -> Result<(), Failure> {
     }
     for (target, status) in &report.programmed {
         if status.state != TargetState::Programmed {
-            let why = status.message.as_deref().unwrap_or("a delivery is under way");
+            let why = status.message.unwrap_or("a delivery is under way");
             let state = output.toned(Tone::Fair, status.state.as_str());
             output.line(format!("{state}: {target} does not provably run this: {why}"))?;
         }

@@ -2,10 +2,10 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use interlock_core::compile::Transport;
-use interlock_core::model::{Container, ContainerId, TargetId};
+use interlock_core::model::{ContainerId, TargetId};
 use interlock_crds::ProxyKind;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
@@ -16,15 +16,10 @@ use crate::chain::chain;
 use crate::docker::Client;
 use crate::docker::actions::ActionError;
 
-/// Finds a container that is known now.
-pub type ContainerLookup = Arc<dyn Fn(&ContainerId) -> Option<Container> + Send + Sync>;
-
 /// Reaches real agents.
 pub struct Dialer {
     /// The engine, for exec.
     pub client: Client,
-    /// Finds the container of an exec.
-    pub containers: ContainerLookup,
     /// What is put into a stock proxy's container.
     pub binary: AgentBinary,
     /// The folder of agent sockets.
@@ -98,10 +93,8 @@ impl Dialer {
         id: &ContainerId,
         proxy: Option<ProxyKind>,
     ) -> Result<(Reader, Writer), DeliverError> {
-        let gone = "the container is gone";
-        let container = (self.containers)(id).ok_or_else(|| failed(target, gone))?;
         let proxy = proxy.ok_or_else(|| failed(target, "it is not known which proxy runs there"))?;
-        match exec::connect(&self.client, &container, proxy, &self.binary).await {
+        match exec::connect(&self.client, id, proxy, &self.binary).await {
             Ok((reader, writer)) => Ok((Box::new(reader), Box::new(writer))),
             Err(error) if lasting(&error) => {
                 Err(DeliverError::Impossible { target: target.clone(), reason: chain(&error) })

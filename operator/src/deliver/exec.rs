@@ -50,6 +50,14 @@ pub enum ExecError {
     },
 }
 
+/// What an agent's end before its first word means.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("the agent in {container} ended before its first word: {why}")]
+struct EndedAtOnce {
+    container: String,
+    why: String,
+}
+
 impl ExecError {
     /// Whether trying again cannot help before somebody changes the container or the configuration.
     pub fn is_final(&self) -> bool {
@@ -158,49 +166,96 @@ async fn attach(
     proxy: ProxyKind,
     command: Vec<String>,
 ) -> Result<(Reader, Writer), ExecError> {
-    let not_executable = {
-        let (container, proxy) = (container.short().to_owned(), proxy.as_str());
-        move |why: String| ExecError::NotExecutable {
-            container,
-            why,
-            architecture: std::env::consts::ARCH,
-            proxy,
-        }
-    };
+    let fault = Fault { container: container.short().to_owned(), proxy: proxy.as_str() };
     let exec = match client.exec(container.as_str(), command).await {
         Ok(exec) => exec,
         Err(DockerError::Answer { message, .. }) if failed_to_start(message.as_bytes()) => {
-            return Err(not_executable(message));
+            return Err(fault.not_executable(message));
         }
         Err(error) => return Err(error.into()),
     };
-    let name = container.short().to_owned();
-    let mut first = true;
-    let bytes = exec.output.filter_map(move |frame| {
-        let out = match frame {
-            Ok(LogOutput::StdOut { message } | LogOutput::Console { message }) => {
-                // Docker reports a failed start as the first words of the stream.
-                let failed = std::mem::take(&mut first) && failed_to_start(&message);
-                Some(if failed {
-                    let why = String::from_utf8_lossy(&message).trim().to_owned();
-                    Err(io::Error::other(not_executable.clone()(why)))
-                } else {
-                    Ok(message)
-                })
-            }
-            Ok(LogOutput::StdErr { message }) => {
-                for line in String::from_utf8_lossy(&message).lines().take(100) {
-                    tracing::debug!(container = %name, "agent: {line}");
-                }
-                None
-            }
-            Ok(LogOutput::StdIn { .. }) => None,
-            Err(error) => Some(Err(io::Error::other(error))),
-        };
-        std::future::ready(out)
-    });
-    let bytes: Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>> = Box::pin(bytes);
+    let spoken = Spoken { output: exec.output, fault, began: false, errors: String::new(), ended: false };
+    let bytes: Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>> =
+        Box::pin(futures_util::stream::unfold(spoken, |mut spoken| async {
+            spoken.next().await.map(|item| (item, spoken))
+        }));
     Ok((Box::new(StreamReader::new(bytes)), Box::new(exec.input)))
+}
+
+/// Names of the two sides, for messages.
+struct Fault {
+    container: String,
+    proxy: &'static str,
+}
+
+impl Fault {
+    fn not_executable(&self, why: String) -> ExecError {
+        ExecError::NotExecutable {
+            container: self.container.clone(),
+            why,
+            architecture: std::env::consts::ARCH,
+            proxy: self.proxy,
+        }
+    }
+}
+
+/// The frames of an exec, parted: standard output goes on, standard error to the log.
+struct Spoken {
+    output: Pin<Box<dyn Stream<Item = Result<LogOutput, bollard::errors::Error>> + Send>>,
+    fault: Fault,
+    /// Whether anything came on standard output.
+    began: bool,
+    /// The first words on standard error, for the case that nothing else comes.
+    errors: String,
+    ended: bool,
+}
+
+impl Spoken {
+    async fn next(&mut self) -> Option<io::Result<Bytes>> {
+        while !self.ended {
+            match self.output.next().await {
+                Some(Ok(LogOutput::StdOut { message } | LogOutput::Console { message })) => {
+                    // Docker 20.10 reports a failed start as the first words of the stream.
+                    if !std::mem::replace(&mut self.began, true) && failed_to_start(&message) {
+                        self.ended = true;
+                        let why = String::from_utf8_lossy(&message).trim().to_owned();
+                        return Some(Err(io::Error::other(self.fault.not_executable(why))));
+                    }
+                    return Some(Ok(message));
+                }
+                Some(Ok(LogOutput::StdErr { message })) => self.complain(&String::from_utf8_lossy(&message)),
+                Some(Ok(LogOutput::StdIn { .. })) => {}
+                Some(Err(error)) => {
+                    self.ended = true;
+                    return Some(Err(io::Error::other(error)));
+                }
+                None => {
+                    self.ended = true;
+                    return (!self.began).then(|| Err(self.ended_at_once()));
+                }
+            }
+        }
+        None
+    }
+
+    fn complain(&mut self, words: &str) {
+        for line in words.lines().take(100) {
+            tracing::debug!(container = %self.fault.container, "agent: {line}");
+        }
+        if self.errors.len() < 400 {
+            self.errors.extend(words.chars().filter(|c| !c.is_control() || *c == '\n').take(400));
+        }
+    }
+
+    fn ended_at_once(&self) -> io::Error {
+        let why = self.errors.trim();
+        // runc's words, on standard error, when only the kernel finds out.
+        if why.contains("exec format error") || why.contains("permission denied") {
+            return io::Error::other(self.fault.not_executable(why.to_owned()));
+        }
+        let why = if why.is_empty() { "it said nothing" } else { why };
+        io::Error::other(EndedAtOnce { container: self.fault.container.clone(), why: why.to_owned() })
+    }
 }
 
 /// Whether these are the engine's words for a process that never ran.

@@ -18,7 +18,7 @@ use interlock_crds::ProxyKind;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use actor::{Handle, Identity, spawn};
-pub use dial::{ContainerLookup, Dialer, Outer};
+pub use dial::{Dialer, Outer};
 
 /// The receiving half of a connection to an agent.
 pub type Reader = Box<dyn AsyncRead + Send + Unpin>;

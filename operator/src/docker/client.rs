@@ -40,6 +40,8 @@ pub struct Client {
     host: String,
     tls: bool,
     read_only: bool,
+    /// Only containers with this label are listed, as `key` or `key=value`.
+    selector: Option<String>,
     calls: Calls,
     clock: EngineClock,
 }
@@ -91,6 +93,7 @@ impl Client {
             host: host.to_owned(),
             tls: spec.tls.is_some(),
             read_only: spec.read_only,
+            selector: spec.label_selector.clone(),
             calls: Calls::default(),
             clock,
         })
@@ -165,10 +168,22 @@ impl Client {
         Box::pin(stream.map(move |item| item.map_err(|e| DockerError::explain(&host, tls, "events", &e))))
     }
 
-    /// All containers, stopped ones too.
+    /// All containers that the selector takes, stopped ones too.
     pub(crate) async fn list(&self) -> Result<Vec<ContainerSummary>, DockerError> {
-        let options = ListContainersOptionsBuilder::new().all(true).build();
-        self.call("container_list", self.docker.list_containers(Some(options))).await
+        let mut options = ListContainersOptionsBuilder::new().all(true);
+        if let Some(selector) = &self.selector {
+            options = options.filters(&HashMap::from([("label", vec![selector.as_str()])]));
+        }
+        self.call("container_list", self.docker.list_containers(Some(options.build()))).await
+    }
+
+    /// Whether the selector takes a container with these labels. Events are judged here and not by the
+    /// engine, whose filter would drop every network event: those carry no container's labels.
+    pub(crate) fn selects(&self, labels: &HashMap<String, String>) -> bool {
+        self.selector.as_ref().is_none_or(|selector| match selector.split_once('=') {
+            Some((key, value)) => labels.get(key).is_some_and(|found| found == value),
+            None => labels.contains_key(selector),
+        })
     }
 
     /// One container.

@@ -247,11 +247,14 @@ impl DockerError {
         }
         while let Some(cause) = at {
             texts.push(cause.to_string());
-            if let Some(io) = cause.downcast_ref::<io::Error>() {
+            // An io error hides what it wraps from `source`, and may wrap another io error.
+            let mut wrapped = cause.downcast_ref::<io::Error>();
+            while let Some(io) = wrapped {
                 io_kind.get_or_insert(io.kind());
-                if let Some(inner) = io.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) {
-                    handshake = Some(inner.clone());
-                }
+                let inner = io.get_ref();
+                handshake =
+                    handshake.or_else(|| inner.and_then(|e| e.downcast_ref::<rustls::Error>()).cloned());
+                wrapped = inner.and_then(|e| e.downcast_ref::<io::Error>());
             }
             if let Some(inner) = cause.downcast_ref::<rustls::Error>() {
                 handshake = Some(inner.clone());
@@ -287,7 +290,7 @@ impl DockerError {
     fn from_handshake(host: &str, error: &rustls::Error) -> Self {
         use rustls::{CertificateError, Error as Tls};
         let fix = match error {
-            Tls::InvalidCertificate(CertificateError::UnknownIssuer) => {
+            Tls::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
                 "docker.tls.ca did not sign the engine's certificate: name the right ca.pem"
             }
             Tls::InvalidCertificate(

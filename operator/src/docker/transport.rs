@@ -98,16 +98,15 @@ pub(super) fn build(
         tcp.set_keepalive_interval(Some(KEEP_ALIVE));
         tcp.set_keepalive_retries(Some(3));
         tcp.set_connect_timeout(Some(CONNECT));
-        match tls {
-            Some(files) => {
-                let tls = HttpsConnectorBuilder::new()
-                    .with_tls_config(client_config(files)?)
-                    .https_only()
-                    .enable_http1()
-                    .wrap_connector(tcp);
-                docker_over!(tls, format!("https://{authority}"), clock, seconds)
-            }
-            None => docker_over!(tcp, format!("http://{authority}"), clock, seconds),
+        if let Some(files) = tls {
+            let tls = HttpsConnectorBuilder::new()
+                .with_tls_config(client_config(files)?)
+                .https_only()
+                .enable_http1()
+                .wrap_connector(tcp);
+            docker_over!(tls, format!("https://{authority}"), clock, seconds)
+        } else {
+            docker_over!(tcp, format!("http://{authority}"), clock, seconds)
         }
     } else {
         let why = match host.split_once("://") {

@@ -33,7 +33,7 @@ pub trait Act: Send + Sync + 'static {
 
 /// One thing to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
+pub(super) enum Action {
     /// A network attachment.
     Network(NetworkAction),
     /// A first configuration.
@@ -65,13 +65,13 @@ impl Action {
 
 /// An action that ended.
 #[derive(Debug)]
-pub struct Done {
+pub(super) struct Done {
     action: Action,
     result: Result<(), String>,
 }
 
 /// What is under way and what failed.
-pub struct Actions {
+pub(super) struct Actions {
     act: Arc<dyn Act>,
     done: mpsc::Sender<Done>,
     states: BTreeMap<String, State>,
@@ -87,12 +87,12 @@ struct State {
 
 impl Actions {
     /// `done` receives every action that ended; hand it to [`Actions::ended`].
-    pub fn new(act: Arc<dyn Act>, done: mpsc::Sender<Done>) -> Self {
+    pub(super) fn new(act: Arc<dyn Act>, done: mpsc::Sender<Done>) -> Self {
         Self { act, done, states: BTreeMap::new() }
     }
 
     /// Starts what is wanted and neither under way nor in its pause; forgets what nobody wants any more.
-    pub fn want(&mut self, wanted: Vec<Action>) {
+    pub(super) fn want(&mut self, wanted: Vec<Action>) {
         let wanted: BTreeMap<String, Action> =
             wanted.into_iter().map(|action| (action.key(), action)).collect();
         self.states.retain(|key, state| state.running || wanted.contains_key(key));
@@ -121,7 +121,7 @@ impl Actions {
     }
 
     /// Notes what became of an action; a booted container is returned, to be remembered.
-    pub fn ended(&mut self, done: Done) -> Option<ContainerId> {
+    pub(super) fn ended(&mut self, done: Done) -> Option<ContainerId> {
         let state = self.states.get_mut(&done.action.key())?;
         state.running = false;
         match done.result {
@@ -146,12 +146,12 @@ impl Actions {
     }
 
     /// When the next pause ends.
-    pub fn wake_at(&self) -> Option<Instant> {
+    pub(super) fn wake_at(&self) -> Option<Instant> {
         self.states.values().filter(|state| !state.running).filter_map(|state| state.not_before).min()
     }
 
     /// What failed, as findings.
-    pub fn findings(&self) -> impl Iterator<Item = Finding> + '_ {
+    pub(super) fn findings(&self) -> impl Iterator<Item = Finding> + '_ {
         self.states.values().filter_map(|state| {
             let message = state.error.clone()?;
             let reason = match state.action {

@@ -13,4 +13,4 @@ pub use actions::{Act, Acting};
 pub use driver::{Driver, Parts, SecretLookup};
 pub use publish::Publisher;
 pub use run::{RunError, run};
-pub use world::Sources;
+pub use world::{Certificates, Sources};

@@ -13,7 +13,7 @@ use crate::deliver::{DeliverError, Wanted};
 
 /// What to do after an apply was answered.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Next {
+pub(super) enum Next {
     /// It runs.
     Settled,
     /// These intents are to blame: leave them out and go on.
@@ -25,7 +25,7 @@ pub enum Next {
 }
 
 /// Judges what became of a bundle.
-pub fn judge(outcome: &Outcome, wanted: &Wanted, abilities: Abilities) -> Next {
+pub(super) fn judge(outcome: &Outcome, wanted: &Wanted, abilities: Abilities) -> Next {
     match outcome {
         Outcome::Applied(_) | Outcome::Passed => Next::Settled,
         Outcome::Refused(refusal) if !refusal.culprits.is_empty() => Next::Quarantine(
@@ -50,7 +50,7 @@ pub fn judge(outcome: &Outcome, wanted: &Wanted, abilities: Abilities) -> Next {
 }
 
 /// The finding for a target whose agent cannot be reached or does not serve.
-pub fn lost(target: &TargetId, cluster: Option<&ClusterName>, error: &DeliverError) -> Finding {
+pub(super) fn lost(target: &TargetId, cluster: Option<&ClusterName>, error: &DeliverError) -> Finding {
     let (reason, fix) = match error {
         DeliverError::Declined(Declined::ForeignOwner { operator }) => (
             Reason::ForeignOwner,
@@ -73,7 +73,7 @@ pub fn lost(target: &TargetId, cluster: Option<&ClusterName>, error: &DeliverErr
 }
 
 /// A finding about a whole target.
-pub fn fault(
+pub(super) fn fault(
     target: &TargetId,
     cluster: Option<&ClusterName>,
     reason: Reason,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use interlock_core::compile::{Boot, NetworkAction};
-use interlock_core::model::{ClusterName, Container, ContainerId, EngineId};
+use interlock_core::model::{ClusterName, ContainerId, EngineId};
 use interlock_core::render::Templates;
 use interlock_crds::ServiceClusterSpec;
 use tokio::sync::watch;
@@ -21,8 +21,8 @@ use crate::deliver::{Dialer, Identity, Outer};
 use crate::docker::{self, Client, DockerError, actions};
 use crate::serve::Served;
 use crate::settings::Settings;
+use crate::source;
 use crate::source::docker::DockerSource;
-use crate::source::{self, EngineSnapshot};
 use crate::store::{Store, StoreError};
 
 /// The engine of a configuration with one engine.
@@ -59,9 +59,10 @@ pub async fn run(
     let client = Client::connect(&settings.docker)?;
     let facts = client.check().await?;
     tracing::info!(engine = client.host(), version = facts.version, api = facts.api, "engine found");
-    let outer = match child {
-        true => Outer::from_stdin(stop.clone()).map_err(RunError::Outer)?,
-        false => Outer::none(stop.clone()),
+    let outer = if child {
+        Outer::from_stdin(stop.clone()).map_err(RunError::Outer)?
+    } else {
+        Outer::none(stop.clone())
     };
     let own_container = docker::own_container(&client).await;
     let (containers, _following) = source::docker::spawn(
@@ -70,14 +71,8 @@ pub async fn run(
     );
     let folders = certificate_folders(settings);
     let (certificates, secrets) = source::certificates::spawn(folders);
-    let lookup = lookup(containers.clone());
-    let dialer = Dialer {
-        client: client.clone(),
-        containers: lookup.clone(),
-        binary: AgentBinary::own(),
-        agents: settings.agents.clone(),
-        outer,
-    };
+    let dialer =
+        Dialer { client: client.clone(), binary: AgentBinary::own(), agents: settings.agents.clone(), outer };
     let parts = Parts {
         config: settings.config.clone(),
         sources: Sources {
@@ -86,7 +81,7 @@ pub async fn run(
             sockets: source::sockets::spawn(settings.agents.clone()),
         },
         dial: Arc::new(dialer),
-        act: Arc::new(DockerActs { client: client.clone(), containers: lookup }),
+        act: Arc::new(DockerActs { client: client.clone() }),
         secrets: Arc::new(move |digest| secrets.get(digest)),
         store: Store::open(&settings.state)?,
         identity: Identity {
@@ -117,16 +112,9 @@ fn certificate_folders(settings: &Settings) -> BTreeMap<ClusterName, PathBuf> {
         .collect()
 }
 
-type Lookup = Arc<dyn Fn(&ContainerId) -> Option<Container> + Send + Sync>;
-
-fn lookup(engine: watch::Receiver<EngineSnapshot>) -> Lookup {
-    Arc::new(move |id| engine.borrow().view.containers.get(id).cloned())
-}
-
 /// Acts on the real engine.
 struct DockerActs {
     client: Client,
-    containers: Lookup,
 }
 
 impl Act for DockerActs {
@@ -146,11 +134,8 @@ impl Act for DockerActs {
 
     fn boot<'a>(&'a self, id: &'a ContainerId, boot: &'a Boot, spec: &'a ServiceClusterSpec) -> Acting<'a> {
         Box::pin(async move {
-            let container = (self.containers)(id).ok_or_else(|| "the container is gone".to_owned())?;
             let first = actions::first_configuration(boot.proxy, spec.listeners.http);
-            actions::boot(&self.client, &container, boot.proxy, first.as_ref())
-                .await
-                .map_err(|error| chain(&error))
+            actions::boot(&self.client, id, boot.proxy, first.as_ref()).await.map_err(|error| chain(&error))
         })
     }
 }

@@ -17,32 +17,32 @@ use crate::deliver::{Handle, Wanted};
 use crate::serve::{TargetState, TargetStatus};
 
 /// A target, its task and what was last seen of it.
-pub struct Tracked {
+pub(super) struct Tracked {
     /// As compiled; another container or start makes another target.
-    pub target: Target,
+    pub(super) target: Target,
     /// The way to its task.
-    pub handle: Option<Handle>,
+    pub(super) handle: Option<Handle>,
     /// Where the next assignment starts from: what was last sent, else what was last read back.
-    pub last: Option<Receipt>,
+    pub(super) last: Option<Receipt>,
     /// What is proven to run.
-    pub receipt: Option<Receipt>,
+    pub(super) receipt: Option<Receipt>,
     /// What was last sent.
-    pub wanted: Option<Arc<Wanted>>,
+    pub(super) wanted: Option<Arc<Wanted>>,
     /// The part of the last proven plan that traffic depends on.
-    pub served: Option<Digest>,
+    pub(super) served: Option<Digest>,
     /// What is wrong with it.
-    pub fault: Option<Finding>,
+    pub(super) fault: Option<Finding>,
     /// A search for a culprit under way: the search, the id of its check, the refusal's words.
-    pub search: Option<(Search, u64, String)>,
+    pub(super) search: Option<(Search, u64, String)>,
     /// Docker's time of the oldest event that is not proven to be served yet.
-    pub pending_since: Option<Timestamp>,
+    pub(super) pending_since: Option<Timestamp>,
     /// The connection is up.
-    pub connected: bool,
+    pub(super) connected: bool,
 }
 
 impl Tracked {
     /// A target that was just found.
-    pub fn new(target: Target, handle: Option<Handle>) -> Self {
+    pub(super) fn new(target: Target, handle: Option<Handle>) -> Self {
         Self {
             target,
             handle,
@@ -58,7 +58,7 @@ impl Tracked {
     }
 
     /// Whether `target` is still the same proxy process reached the same way.
-    pub fn is(&self, target: &Target) -> bool {
+    pub(super) fn is(&self, target: &Target) -> bool {
         // Behind a socket or in the outer process the agent itself says when its proxy changes; and its
         // container is only known once it has spoken.
         let exec = matches!(target.transport, Transport::Exec { .. });
@@ -66,7 +66,7 @@ impl Tracked {
     }
 
     /// Renders a plan from where this target stands.
-    pub fn render(
+    pub(super) fn render(
         &self,
         plan: &Plan,
         abilities: Abilities,
@@ -78,7 +78,7 @@ impl Tracked {
 
     /// Wraps a bundle for delivery. `secret` finds contents by digest; what is missing is left out, and
     /// the agent will say so.
-    pub fn wrap(
+    pub(super) fn wrap(
         &self,
         plan: &Plan,
         bundle: Bundle,
@@ -96,7 +96,7 @@ impl Tracked {
 }
 
 /// The assignment that a bundle carries, in the form that the next rendering starts from.
-pub fn assignment_of(bundle: &Bundle) -> Receipt {
+pub(super) fn assignment_of(bundle: &Bundle) -> Receipt {
     Receipt {
         static_digest: bundle.static_digest.clone(),
         digest: bundle.digest.clone(),
@@ -106,13 +106,13 @@ pub fn assignment_of(bundle: &Bundle) -> Receipt {
 
 impl Tracked {
     /// Whether it provably runs what it should.
-    pub fn in_sync(&self) -> bool {
+    pub(super) fn in_sync(&self) -> bool {
         let desired = self.wanted.as_ref().map(|wanted| &wanted.bundle.digest);
         desired.is_some() && self.receipt.as_ref().map(|receipt| &receipt.digest) == desired
     }
 
     /// For status and API; none while neither its cluster nor its proxy is known.
-    pub fn status(&self) -> Option<TargetStatus> {
+    pub(super) fn status(&self) -> Option<TargetStatus> {
         let reason = self.fault.as_ref().map(|fault| fault.reason);
         let state = match reason {
             _ if self.in_sync() && self.connected => TargetState::Programmed,
@@ -127,6 +127,7 @@ impl Tracked {
             proxy: self.target.proxy?,
             state,
             running: self.receipt.as_ref().map(|receipt| receipt.digest.clone()),
+            receipt: self.receipt.clone(),
             wanted: self.wanted.as_ref().map(|wanted| wanted.bundle.digest.clone()),
             message: self.fault.as_ref().map(|fault| fault.message.clone()),
         })

@@ -27,14 +27,14 @@ pub struct Sources {
 
 /// What agents have said.
 #[derive(Debug, Default)]
-pub struct Agents {
+pub(super) struct Agents {
     views: BTreeMap<TargetId, AgentView>,
     probes: BTreeMap<TargetId, BTreeMap<ProbeKey, ProbeResult>>,
 }
 
 impl Agents {
     /// A connection came up.
-    pub fn connected(&mut self, target: &TargetId, welcome: Welcome, at: Timestamp) {
+    pub(super) fn connected(&mut self, target: &TargetId, welcome: Welcome, at: Timestamp) {
         // A new connection probes from nothing: what an agent before it had found is not its word.
         self.probes.remove(target);
         self.views.insert(
@@ -50,7 +50,7 @@ impl Agents {
     }
 
     /// The proxy behind an agent changed.
-    pub fn proxy_changed(&mut self, target: &TargetId, facts: ProxyFacts) {
+    pub(super) fn proxy_changed(&mut self, target: &TargetId, facts: ProxyFacts) {
         if let Some(view) = self.views.get_mut(target) {
             view.abilities = facts.abilities;
             view.receipt = facts.receipt;
@@ -58,31 +58,31 @@ impl Agents {
     }
 
     /// Probe results came in.
-    pub fn probed(&mut self, target: &TargetId, results: BTreeMap<ProbeKey, ProbeResult>) {
+    pub(super) fn probed(&mut self, target: &TargetId, results: BTreeMap<ProbeKey, ProbeResult>) {
         self.probes.entry(target.clone()).or_default().extend(results);
     }
 
     /// Results of probes that nobody asks for any more are forgotten.
-    pub fn prune(&mut self, target: &TargetId, wanted: &ProbeSet) {
+    pub(super) fn prune(&mut self, target: &TargetId, wanted: &ProbeSet) {
         if let Some(known) = self.probes.get_mut(target) {
             known.retain(|key, _| wanted.probes.contains_key(key));
         }
     }
 
     /// The target is gone or another one.
-    pub fn forget(&mut self, target: &TargetId) {
+    pub(super) fn forget(&mut self, target: &TargetId) {
         self.views.remove(target);
         self.probes.remove(target);
     }
 
     /// What is known of one.
-    pub fn view(&self, target: &TargetId) -> Option<&AgentView> {
+    pub(super) fn view(&self, target: &TargetId) -> Option<&AgentView> {
         self.views.get(target)
     }
 }
 
 /// Cuts one immutable snapshot.
-pub fn observe(
+pub(super) fn observe(
     at: Timestamp,
     own_container: Option<&ContainerId>,
     sources: &mut Sources,
@@ -112,6 +112,6 @@ pub fn observe(
 }
 
 /// Docker's time of the newest event behind the snapshot.
-pub fn newest_event(sources: &Sources) -> Option<Timestamp> {
+pub(super) fn newest_event(sources: &Sources) -> Option<Timestamp> {
     sources.engines.values().filter_map(|receiver| receiver.borrow().newest_event).max()
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use interlock_core::bundle::Receipt;
 use interlock_core::compile::Config;
 use interlock_core::finding::Finding;
 use interlock_core::model::{ClusterName, Digest, Observed, TargetId};
@@ -48,6 +49,9 @@ pub struct TargetStatus {
     /// What it provably runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub running: Option<Digest>,
+    /// The proof of that: who sits in which slot is where the next rendering starts from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<Receipt>,
     /// What it should run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wanted: Option<Digest>,

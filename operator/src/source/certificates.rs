@@ -64,6 +64,8 @@ impl SecretReader {
 /// Follows the certificate folders. The first answer is there when this returns.
 pub fn spawn(folders: BTreeMap<ClusterName, PathBuf>) -> (watch::Receiver<Certificates>, SecretReader) {
     let reader = SecretReader::default();
+    // Watched before it is read, so that no change falls between.
+    let mut watcher = Watcher::new(folders.values().cloned(), RESCAN);
     let first = scan_all(&folders);
     reader.replace(first.secrets);
     let (sender, receiver) = watch::channel(first.views);
@@ -72,7 +74,6 @@ pub fn spawn(folders: BTreeMap<ClusterName, PathBuf>) -> (watch::Receiver<Certif
         if folders.is_empty() {
             return sender.closed().await;
         }
-        let mut watcher = Watcher::new(folders.values().cloned(), RESCAN);
         loop {
             tokio::select! {
                 () = watcher.changed() => {}

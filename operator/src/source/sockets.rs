@@ -16,9 +16,10 @@ const RESCAN: Duration = Duration::from_secs(5);
 /// Follows the `*.sock` files of `folder`, by file stem. A folder that does not exist is an empty one; one
 /// that cannot be read keeps the last answer.
 pub fn spawn(folder: PathBuf) -> watch::Receiver<BTreeSet<TargetId>> {
+    // Watched before it is read, so that no change falls between.
+    let mut watcher = Watcher::new([folder.clone()], RESCAN);
     let (sender, receiver) = watch::channel(scan(&folder).unwrap_or_default());
     tokio::spawn(async move {
-        let mut watcher = Watcher::new([folder.clone()], RESCAN);
         loop {
             tokio::select! {
                 () = watcher.changed() => {}

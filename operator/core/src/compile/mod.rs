@@ -7,6 +7,7 @@ mod networks;
 mod readiness;
 mod select;
 mod serve;
+mod sockets;
 mod targets;
 
 use std::collections::{BTreeMap, BTreeSet};

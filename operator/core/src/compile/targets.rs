@@ -7,7 +7,7 @@ use interlock_crds::{ProxyKind, ServiceClusterSpec};
 use super::{Boot, Config, Target, Transport};
 use crate::finding::{Finding, Reason, Subject, Verdict, shown};
 use crate::model::{
-    AgentView, ClusterName, Container, ContainerId, ContainerState, EngineId, Observed, TargetId, Timestamp,
+    ClusterName, Container, ContainerId, ContainerState, EngineId, Observed, TargetId, Timestamp,
 };
 use crate::plan::Abilities;
 
@@ -76,36 +76,36 @@ pub(super) fn own_label<'a>(container: &'a Container, key: &str) -> Option<&'a s
     (container.image_labels.get(key) != Some(value)).then_some(value.as_str())
 }
 
-fn is_agent_image(container: &Container) -> bool {
+pub(super) fn is_agent_image(container: &Container) -> bool {
     container.image_labels.contains_key(AGENT_LABEL)
 }
 
-struct Search<'a, 'f> {
-    observed: &'a Observed,
-    config: &'a Config,
-    findings: &'f mut Vec<Finding>,
-    found: Proxies<'a>,
+pub(super) struct Search<'a, 'f> {
+    pub(super) observed: &'a Observed,
+    pub(super) config: &'a Config,
+    pub(super) findings: &'f mut Vec<Finding>,
+    pub(super) found: Proxies<'a>,
 }
 
 /// What is known of a target before its cluster is.
-struct Draft<'a> {
-    id: TargetId,
-    proxy: Option<ProxyKind>,
-    transport: Transport,
-    stand: Stand<'a>,
-    cluster: Option<(&'a ClusterName, &'a ServiceClusterSpec)>,
-    trusted: bool,
+pub(super) struct Draft<'a> {
+    pub(super) id: TargetId,
+    pub(super) proxy: Option<ProxyKind>,
+    pub(super) transport: Transport,
+    pub(super) stand: Stand<'a>,
+    pub(super) cluster: Option<(&'a ClusterName, &'a ServiceClusterSpec)>,
+    pub(super) trusted: bool,
 }
 
 impl<'a> Search<'a, '_> {
-    fn containers(&self) -> impl Iterator<Item = (&'a EngineId, &'a Container)> + use<'a> {
+    pub(super) fn containers(&self) -> impl Iterator<Item = (&'a EngineId, &'a Container)> + use<'a> {
         self.observed
             .engines
             .iter()
             .flat_map(|(engine, view)| view.containers.values().map(move |container| (engine, container)))
     }
 
-    fn add(&mut self, draft: Draft<'a>) {
+    pub(super) fn add(&mut self, draft: Draft<'a>) {
         let said = self.observed.agents.get(&draft.id).map(|agent| agent.abilities);
         let abilities = said.filter(|abilities| Some(abilities.proxy) == draft.proxy);
         if let (Some(cluster), Some(proxy)) = (draft.cluster, draft.proxy) {
@@ -177,79 +177,6 @@ impl<'a> Search<'a, '_> {
         self.observed.engines.iter().find(|(_, view)| view.address.is_none()).map(|(id, _)| id)
     }
 
-    fn sockets(&mut self) {
-        let containers: Vec<_> = self.containers().filter(|(_, c)| is_agent_image(c)).collect();
-        self.found.containers.extend(containers.iter().map(|(_, container)| &container.id));
-        for id in &self.observed.sockets {
-            let agent = self.observed.agents.get(id);
-            let stand = agent.map_or_else(Stand::default, |agent| self.stand_of(id, agent));
-            if let Some(container) = stand.container {
-                self.found.containers.insert(&container.id);
-            }
-            let proxy = agent.map(|agent| agent.abilities.proxy);
-            // Trust goes by the socket's name alone: a host name is only what the agent says.
-            let chosen = proxy.map(|proxy| cluster_for(self.config, proxy, id.as_str()));
-            if let (Some(proxy), Some(Err(why))) = (proxy, &chosen) {
-                let subject = Subject { target: Some(id.clone()), ..Subject::default() };
-                self.findings.push(no_cluster(proxy, id.as_str(), why, subject));
-            }
-            let chosen = chosen.and_then(Result::ok);
-            self.add(Draft {
-                id: id.clone(),
-                proxy,
-                transport: Transport::Socket { name: id.as_str().to_owned() },
-                stand,
-                cluster: chosen.map(|(name, spec, _)| (name, spec)),
-                trusted: chosen.is_some_and(|(_, _, trusted)| trusted),
-            });
-        }
-    }
-
-    /// The container behind an agent, by what it sees of itself. Two that fit equally well are none.
-    fn stand_of(&self, id: &TargetId, agent: &AgentView) -> Stand<'a> {
-        let fit = |container: &Container| {
-            let ips = container.networks.values().flat_map(|a| a.ipv4.into_iter().chain(a.ipv6));
-            let by_id = agent.hostname.len() >= 12 && container.id.as_str().starts_with(&agent.hostname);
-            let by_name = !agent.hostname.is_empty() && container.hostname == agent.hostname;
-            let by_address = ips.into_iter().any(|ip| agent.addresses.contains(&ip));
-            let marked = is_agent_image(container) || own_label(container, PROXY_LABEL).is_some();
-            (by_id || by_name || by_address).then_some((
-                by_id,
-                by_name,
-                by_address,
-                marked,
-                container.name == id.as_str(),
-            ))
-        };
-        let mut fitting: Vec<_> = self
-            .containers()
-            .filter(|(_, container)| container.state == ContainerState::Running)
-            .filter_map(|(engine, container)| Some((fit(container)?, engine, container)))
-            .collect();
-        fitting.sort_by_key(|(fit, ..)| std::cmp::Reverse(*fit));
-        match fitting.as_slice() {
-            [first, second, ..] if first.0 == second.0 => Stand::default(),
-            [(_, engine, container), ..] => Stand {
-                engine: Some(engine),
-                container: Some(container),
-                host_network: container.host_network,
-            },
-            [] => self.host_stand(agent),
-        }
-    }
-
-    /// An agent that is no container but owns the gateway of a container network is on the engine's host.
-    fn host_stand(&self, agent: &AgentView) -> Stand<'a> {
-        let on = self.containers().find(|(_, container)| {
-            container.networks.values().any(|a| a.gateway.is_some_and(|ip| agent.addresses.contains(&ip)))
-        });
-        on.map_or_else(Stand::default, |(engine, _)| Stand {
-            engine: Some(engine),
-            container: None,
-            host_network: true,
-        })
-    }
-
     fn labelled(&mut self) {
         let containers: Vec<_> = self.containers().collect();
         for (engine, container) in containers {
@@ -274,22 +201,6 @@ impl<'a> Search<'a, '_> {
                 self.stock(engine, container, kind, subject());
             }
         }
-    }
-
-    /// An agent image whose agent was not heard and for which no socket is left that could be its own.
-    fn socket_missing(&mut self, container: &Container, subject: Subject) {
-        let heard = self
-            .found
-            .targets
-            .values()
-            .any(|target| target.container.as_ref() == Some(&container.id) || target.proxy.is_none());
-        if heard || container.state != ContainerState::Running {
-            return;
-        }
-        let message = format!("the agent in `{}` has no socket in the agents folder", container.name);
-        let fix = "share the agents folder between operator and proxy, in the compose file:\n\
-                   services:\n  proxy:\n    volumes: [\"agents:/run/interlock/agents\"]";
-        self.findings.push(Finding::new(Verdict::Waiting, Reason::Unreached, subject, message).fix(fix));
     }
 
     /// A stock image with the label: entered by exec while it runs, given a first configuration if it
@@ -434,12 +345,16 @@ fn run_line(kind: ProxyKind, name: Option<&str>) -> String {
 }
 
 /// Why no cluster takes a proxy in, for people.
-struct NoCluster(String);
+pub(super) struct NoCluster(String);
 
-type Chosen<'a> = (&'a ClusterName, &'a ServiceClusterSpec, bool);
+pub(super) type Chosen<'a> = (&'a ClusterName, &'a ServiceClusterSpec, bool);
 
 /// The cluster that names the proxy (then it is trusted), else one of its kind that takes any.
-fn cluster_for<'a>(config: &'a Config, kind: ProxyKind, name: &str) -> Result<Chosen<'a>, NoCluster> {
+pub(super) fn cluster_for<'a>(
+    config: &'a Config,
+    kind: ProxyKind,
+    name: &str,
+) -> Result<Chosen<'a>, NoCluster> {
     let names = |spec: &ServiceClusterSpec| spec.proxies.iter().any(|proxy| proxy == name);
     let of_kind = || config.clusters.iter().filter(|(_, spec)| spec.proxy == kind);
     if let Some((cluster, spec)) = of_kind().find(|(_, spec)| names(spec)) {
@@ -456,7 +371,7 @@ fn cluster_for<'a>(config: &'a Config, kind: ProxyKind, name: &str) -> Result<Ch
     }))
 }
 
-fn no_cluster(kind: ProxyKind, name: &str, why: &NoCluster, subject: Subject) -> Finding {
+pub(super) fn no_cluster(kind: ProxyKind, name: &str, why: &NoCluster, subject: Subject) -> Finding {
     let message = format!("the {} proxy `{name}` belongs to no cluster: {}", kind.as_str(), why.0);
     let fix = format!("in the configuration, in a cluster of {}: proxies: [{name}]", kind.as_str());
     Finding::new(Verdict::Refused, Reason::NoCluster, subject, message).fix(fix)

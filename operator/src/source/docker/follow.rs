@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bollard::models::EventMessage;
+use bollard::models::{EventMessage, EventMessageTypeEnum};
 use futures_util::future::{BoxFuture, FutureExt as _};
 use futures_util::stream::{FuturesUnordered, Stream, StreamExt as _};
 use interlock_core::model::{ContainerId, Timestamp};
@@ -32,6 +32,9 @@ const PING: Duration = Duration::from_secs(10);
 const DEAF: u32 = 2;
 /// Events are asked for from this much before the engine's clock, whose last word is in whole seconds.
 const OVERLAP_SECONDS: u64 = 1;
+
+/// Later than anything that is waited for.
+const FAR: Duration = Duration::from_hours(1);
 
 type Images = Arc<Mutex<BTreeMap<String, ImageFacts>>>;
 type Events = Pin<Box<dyn Stream<Item = Result<EventMessage, DockerError>> + Send>>;
@@ -165,7 +168,7 @@ impl Follower {
 
     /// Waits for one thing to happen, and takes in everything that came with it.
     async fn step(&mut self, session: &mut Session) -> Result<(), End> {
-        let far = Instant::now() + Duration::from_secs(3600);
+        let far = Instant::now() + FAR;
         let deadline = self.state.next_deadline().unwrap_or(far);
         let quiet = if session.ping.is_none() { session.heard + QUIET } else { far };
         let resync = if session.list.is_none() { session.resync } else { far };
@@ -207,6 +210,12 @@ impl Follower {
             })
         })?;
         session.heard = Instant::now();
+        if message.typ == Some(EventMessageTypeEnum::CONTAINER)
+            && let Some(labels) = message.actor.as_ref().and_then(|actor| actor.attributes.as_ref())
+            && !self.client.selects(labels)
+        {
+            return Ok(());
+        }
         if let Some(event) = Event::parse(message) {
             session.waiting.extend(self.state.reduce(&event, session.heard));
         }

@@ -166,7 +166,10 @@ impl State {
         if let Some(at) = looking.because {
             self.note(at);
         }
-        let again = looking.meanwhile.iter().fold(false, |again, event| self.apply(event, now) || again);
+        let mut again = false;
+        for event in &looking.meanwhile {
+            again |= self.apply(event, now);
+        }
         if again {
             self.begin_look(id, looking.meanwhile.last().map(|event| event.at));
             return Some(id.clone());

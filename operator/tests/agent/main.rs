@@ -1,0 +1,68 @@
+//! The agent against real proxies: one conformance suite over every stream, then each promise on its own.
+
+mod conformance;
+mod haproxy;
+mod lifecycle;
+mod nginx;
+mod probes;
+mod rig;
+
+use interlock::agent::{Agent, run_listener, serve, supervised_argv};
+use interlock_crds::ProxyKind;
+use tokio::net::UnixStream;
+
+use conformance::{Peer, suite};
+use rig::Rig;
+
+async fn over_socket_pair(kind: ProxyKind, port: u16) {
+    let rig = Rig::start(kind, port);
+    let agent = std::sync::Arc::new(Agent::new(rig.options()));
+    let peer = Peer { kind, port };
+    let connect = async || {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let agent = std::sync::Arc::clone(&agent);
+        tokio::spawn(async move {
+            let (reader, writer) = theirs.into_split();
+            let _ = serve(reader, writer, &agent).await;
+        });
+        ours.into_split()
+    };
+    suite(&peer, connect).await;
+}
+
+async fn over_unix_socket(kind: ProxyKind, port: u16) {
+    let rig = Rig::empty(kind, port);
+    let socket = rig.dir.path().join("agent.sock");
+    let options = rig.options();
+    let argv = supervised_argv(kind, &rig.config);
+    let listening = socket.clone();
+    let agent = tokio::spawn(async move { run_listener(options, &listening, argv).await });
+    rig::eventually("the agent listens and its proxy answers 503", async || {
+        socket.exists() && rig::get(port, "a.test", "/").await.is_some_and(|(status, _)| status == 503)
+    })
+    .await;
+    let peer = Peer { kind, port };
+    suite(&peer, async || UnixStream::connect(&socket).await.unwrap().into_split()).await;
+    agent.abort();
+    rig.end_adopted();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn haproxy_over_a_socket_pair() {
+    over_socket_pair(ProxyKind::Haproxy, 23_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nginx_over_a_socket_pair() {
+    over_socket_pair(ProxyKind::Nginx, 23_010).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn haproxy_over_a_unix_socket() {
+    over_unix_socket(ProxyKind::Haproxy, 23_020).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nginx_over_a_unix_socket() {
+    over_unix_socket(ProxyKind::Nginx, 23_030).await;
+}

@@ -159,9 +159,12 @@ async fn a_deaf_stream_is_replaced_and_its_silence_costs_one_resync() {
         until(&mut seen, "found by the list", |s| state(s, &id) == Some(ContainerState::Running)).await;
     }
     until(&mut seen, "fresh", fresh).await;
-    while client.calls().snapshot()["events"] < 2 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let resubscribed = async {
+        while client.calls().snapshot()["events"] < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_mins(5), resubscribed).await.expect("a new subscription");
     assert!(fresh(&seen.borrow()), "one deaf stream is no lost engine");
 }
 

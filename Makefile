@@ -46,6 +46,14 @@ e2e: ## The end-to-end tests on the real engine (FILTER=name for some of them)
 lint: ## Formatting and lints as errors
 	@make/test.sh lint
 
+.PHONY: mutants
+mutants: ## Break the core in named ways, one at a time: each must turn a test red
+	@make/mutants.sh
+
+.PHONY: golden
+golden: ## Write the golden files anew (then read the difference)
+	UPDATE_GOLDEN=1 cargo test --package interlock-core --test golden
+
 .PHONY: fmt
 fmt: ## Format the code
 	cargo fmt --all

@@ -47,8 +47,8 @@ fn one(change: impl FnOnce(&mut Plan)) -> (Proxy, Echo) {
 }
 
 fn get(proxy: &Proxy, target: &str, headers: &[&str]) -> RawAnswer {
-    let lines: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
-    let request = format!("GET {target} HTTP/1.1\r\nHost: a.test\r\n{lines}Connection: close\r\n\r\n");
+    let lines = [&["Host: a.test"], headers, &["Connection: close"]].concat().join("\r\n");
+    let request = format!("GET {target} HTTP/1.1\r\n{lines}\r\n\r\n");
     bare::raw(proxy.http, request.as_bytes()).expect("an answer")
 }
 

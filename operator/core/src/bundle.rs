@@ -118,11 +118,12 @@ pub struct Occupant {
     pub draining: bool,
 }
 
-/// A certificate with its key, by content.
+/// A certificate with its key, or another secret that a fragment refers to, by content.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SecretRef {
-    /// File name inside the secrets folder: `<digest>.pem`, certificate chain and key together.
+    /// File name inside the secrets folder: `<digest>.pem`, certificate chain and key together;
+    /// `<digest>.txt` for what opens the statistics page.
     pub file: String,
     /// [`Digest::of`] the content as its only part; the agent verifies it.
     pub digest: Digest,

@@ -294,7 +294,7 @@ proptest! {
             read_only: false,
         };
         let cold = compile(&observed, &config);
-        let passed = ProbeResult { passing: true, passed_once: true, error: None };
+        let passed = ProbeResult { passing: true, passed_once: true, error: None, took_ms: None };
         let probes = cold.probes.iter().map(|(target, set)| {
             (target.clone(), set.probes.keys().map(|key| (key.clone(), passed.clone())).collect())
         });

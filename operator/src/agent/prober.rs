@@ -71,7 +71,8 @@ impl Shared {
 
     fn publish(&self, key: &ProbeKey, result: ProbeResult) {
         let mut state = self.state();
-        if state.running.contains_key(key) && state.results.get(key) != Some(&result) {
+        let news = state.results.get(key).is_none_or(|known| !known.same_verdict(&result));
+        if news && state.running.contains_key(key) {
             state.results.insert(key.clone(), result);
             state.unsent.insert(key.clone());
             drop(state);
@@ -161,12 +162,14 @@ async fn watch(shared: Arc<Shared>, key: ProbeKey, probe: Probe) {
         };
         let Ok(permit) = lane.acquire_owned().await else { return };
         let limit = if slow { timeout } else { FAST };
+        let begun = tokio::time::Instant::now();
         let tried = tokio::time::timeout(limit, attempt(&probe)).await;
+        let took_ms = u64::try_from(begun.elapsed().as_millis()).ok();
         drop(permit);
         let failed = match tried {
             Ok(Ok(())) => {
                 (failures, passed_once) = (0, true);
-                shared.publish(&key, ProbeResult { passing: true, passed_once: true, error: None });
+                shared.publish(&key, ProbeResult { passing: true, passed_once: true, error: None, took_ms });
                 let Some(interval) = interval else { return };
                 tokio::time::sleep(interval).await;
                 continue;
@@ -181,7 +184,7 @@ async fn watch(shared: Arc<Shared>, key: ProbeKey, probe: Probe) {
         };
         failures = failures.saturating_add(1);
         if !passed_once || failures >= probe.unhealthy_after {
-            shared.publish(&key, ProbeResult { passing: false, passed_once, error: Some(failed) });
+            shared.publish(&key, ProbeResult { passing: false, passed_once, error: Some(failed), took_ms });
         }
         let pause = interval.filter(|_| passed_once).unwrap_or(wait);
         tokio::time::sleep(pause).await;

@@ -59,7 +59,7 @@ pub(super) fn embed(settings: &Settings, kind: ProxyKind) -> Result<u8, Failure>
     let mut options = Options::new(Some(kind));
     options.state = settings.state.join("agent");
     if let Some(folder) = settings.api.parent() {
-        options.run = folder.to_owned();
+        folder.clone_into(&mut options.run);
         options.secrets = folder.join("secrets");
     }
     let cluster = settings.config.embedded.as_ref().and_then(|name| settings.config.clusters.get(name));

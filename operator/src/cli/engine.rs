@@ -12,7 +12,7 @@ use crate::source;
 use crate::source::docker::DockerSource;
 
 /// A whole look takes a list and one inspection for each container; longer than this, something hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The facts that one look at the engine gives. What agents know (readiness, what proxies run) is missing.
 pub(super) async fn look(settings: &Settings) -> Result<Observed, Failure> {

@@ -65,7 +65,8 @@ impl Output {
     pub(super) fn standard(environment: &Environment) -> Self {
         let terminal = io::stdout().is_terminal();
         Self {
-            out: Box::new(io::stdout().lock()),
+            // Not locked: the agent speaks its protocol on standard output from other threads.
+            out: Box::new(io::stdout()),
             err: Box::new(io::stderr()),
             colour: terminal && !environment.no_color,
             colour_err: io::stderr().is_terminal() && !environment.no_color,

@@ -149,7 +149,10 @@ impl Driver {
                 tracked.last.clone_from(&facts.receipt);
                 self.agents.proxy_changed(id, facts);
             }
-            Report::Probed(results) => self.agents.probed(id, results),
+            Report::Probed(results) => {
+                self.parts.publisher.probed(&results);
+                self.agents.probed(id, results);
+            }
             Report::Lost { error, retry_in } => {
                 tracked.connected = false;
                 self.parts.publisher.lost(id, tracked.target.cluster.as_ref(), &error, retry_in);

@@ -6,7 +6,8 @@ use std::time::Duration;
 use interlock_core::compile::{Compiled, Config};
 use interlock_core::finding::{Finding, Verdict};
 use interlock_core::model::{
-    ClusterName, EngineId, Freshness, Observed, Readiness as EndpointReadiness, TargetId,
+    ClusterName, EngineId, Freshness, Observed, ProbeKey, ProbeResult, Readiness as EndpointReadiness,
+    TargetId,
 };
 use interlock_core::protocol::{Outcome, Welcome};
 
@@ -67,6 +68,12 @@ impl Publisher {
 
     pub(super) fn connected(target: &TargetId, welcome: &Welcome) {
         tracing::info!(%target, proxy = %welcome.proxy.abilities, agent = welcome.version, "agent connected");
+    }
+
+    pub(super) fn probed(&self, results: &BTreeMap<ProbeKey, ProbeResult>) {
+        for took in results.values().filter_map(|result| result.took_ms) {
+            self.metrics.probed(Duration::from_millis(took));
+        }
     }
 
     pub(super) fn lost(

@@ -124,6 +124,12 @@ label_values! {
 label_values! {
     /// For whose sake a proxy was reloaded.
     ReloadReason {
+        /// The proxy ran nothing of ours before.
+        First,
+        /// A file was edited by hand.
+        Drift,
+        /// A live change did not hold.
+        Live,
         /// The part that every configuration has: process-wide settings, defaults, listeners.
         Base,
         /// A backend appeared, went away or changed its shape.
@@ -139,9 +145,12 @@ impl ReloadReason {
     /// The reason behind a fragment's name, as an agent reports it.
     pub fn of(fragment: &str) -> Self {
         match fragment.split_whitespace().next().unwrap_or_default() {
-            "backend" | "upstream" | "server" | "route" | "host" => Self::Backend,
-            "certificate" | "certificates" | "secret" | "secrets" => Self::Certificate,
-            "map" | "list" | "file" => Self::File,
+            "first" => Self::First,
+            "drift" => Self::Drift,
+            "live" => Self::Live,
+            "backend" | "host" => Self::Backend,
+            "certificate" | "certificates" | "default" => Self::Certificate,
+            "maps" => Self::File,
             _ => Self::Base,
         }
     }

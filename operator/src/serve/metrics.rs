@@ -284,8 +284,10 @@ mod tests {
         let cluster = "web".parse().unwrap();
         metrics.know_cluster(&cluster);
         metrics.reloaded(&cluster, ["backend a.example.com", "backend b.example.com", "global"]);
+        metrics.reloaded(&cluster, ["first"]);
+        metrics.reloaded(&cluster, ["default certificate", "host a.example.com"]);
         let text = metrics.text().unwrap();
-        for (reason, count) in [("Backend", 1), ("Base", 1), ("Certificate", 0)] {
+        for (reason, count) in [("Backend", 2), ("Base", 1), ("Certificate", 1), ("First", 1), ("Drift", 0)] {
             let line = format!("interlock_reloads_total{{cluster=\"web\",reason=\"{reason}\"}} {count}");
             assert!(text.lines().any(|found| found == line), "no `{line}` in:\n{text}");
         }

@@ -210,7 +210,12 @@ async fn agent(fake: FakeProxy, stream: tokio::io::DuplexStream, proxy: ProxyKin
             let passing =
                 probes.probes.iter().filter(|(_, probe)| state.listening.contains(&probe.address.get()));
             passing
-                .map(|(key, _)| (key.clone(), ProbeResult { passing: true, passed_once: true, error: None }))
+                .map(|(key, _)| {
+                    (
+                        key.clone(),
+                        ProbeResult { passing: true, passed_once: true, error: None, took_ms: None },
+                    )
+                })
                 .collect()
         };
         if !results.is_empty() && to.send(&ToOperator::Probed { results }).await.is_err() {

@@ -6,7 +6,7 @@ use super::merge::Placed;
 use super::targets::Member;
 use super::{Config, NetworkAction};
 use crate::finding::{Finding, Reason, Subject, Verdict};
-use crate::model::{Freshness, Observed, Readiness};
+use crate::model::{Freshness, Observed};
 
 /// What to attach a proxy to for the sake of these, and what to detach it from.
 ///
@@ -21,10 +21,7 @@ pub(super) fn actions(
     findings: &mut Vec<Finding>,
 ) {
     let (Some(engine), Some(proxy)) = (member.stand.engine, member.stand.container) else { return };
-    let leaving = |one: &Placed<'_, '_>| {
-        one.readiness() == Some(Readiness::Draining)
-            || observed.draining.contains(&one.candidate.container.id)
-    };
+    let leaving = |one: &Placed<'_, '_>| observed.draining.contains(&one.candidate.container.id);
     let mut needed: BTreeSet<&str> = BTreeSet::new();
     for one in placed.iter().filter(|one| !leaving(one)) {
         let Some(network) = &one.network else { continue };

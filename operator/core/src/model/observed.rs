@@ -133,6 +133,17 @@ pub struct ProbeResult {
     /// The last failure, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// How long the try behind this verdict took, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub took_ms: Option<u64>,
+}
+
+impl ProbeResult {
+    /// Whether both say the same of the endpoint; how long each try took is beside the point.
+    pub fn same_verdict(&self, other: &Self) -> bool {
+        let Self { passing, passed_once, error, took_ms: _ } = self;
+        (*passing, *passed_once, error) == (other.passing, other.passed_once, &other.error)
+    }
 }
 
 /// Why an endpoint takes requests or does not.

@@ -27,6 +27,8 @@ pub(crate) struct World {
     pub(crate) fail_list: bool,
     /// Answers nothing at all any more.
     pub(crate) hang: bool,
+    /// Never answers about this container, as an engine that holds its lock does.
+    pub(crate) stuck: Option<&'static str>,
     /// Streams are open and silent.
     pub(crate) deaf: bool,
     pub(crate) api: Option<&'static str>,
@@ -177,6 +179,9 @@ async fn inspect(State(world): State<Shared>, Path(id): Path<String>) -> Respons
         let mut world = world.lock().unwrap();
         world.inspecting += 1;
         world.most_inspecting = world.most_inspecting.max(world.inspecting);
+    }
+    if world.lock().unwrap().stuck == Some(id.as_str()) {
+        std::future::pending::<()>().await;
     }
     tokio::time::sleep(Duration::from_millis(2)).await;
     let mut world = world.lock().unwrap();

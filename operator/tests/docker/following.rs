@@ -132,6 +132,19 @@ async fn an_engine_that_falls_silent_is_tested_and_found_out() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_stuck_container_does_not_hide_its_neighbours() {
+    let engine = Engine::start();
+    engine.run("web", "10.0.0.2");
+    engine.run("stuck", "10.0.0.3");
+    engine.world().stuck = Some("stuck");
+    let (_, mut seen) = engine.follow(Duration::from_secs(30));
+    let now = until(&mut seen, "sync", fresh).await;
+    assert_eq!((state(&now, "web"), state(&now, "stuck")), (Some(ContainerState::Running), None));
+    engine.world().stuck = None;
+    until(&mut seen, "seen at a resync", |s| state(s, "stuck").is_some()).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_deaf_stream_is_replaced_and_its_silence_costs_one_resync() {
     let engine = Engine::start();
     engine.run("web", "10.0.0.2");
@@ -146,9 +159,12 @@ async fn a_deaf_stream_is_replaced_and_its_silence_costs_one_resync() {
         until(&mut seen, "found by the list", |s| state(s, &id) == Some(ContainerState::Running)).await;
     }
     until(&mut seen, "fresh", fresh).await;
-    while client.calls().snapshot()["events"] < 2 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let resubscribed = async {
+        while client.calls().snapshot()["events"] < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_mins(5), resubscribed).await.expect("a new subscription");
     assert!(fresh(&seen.borrow()), "one deaf stream is no lost engine");
 }
 

@@ -230,7 +230,8 @@ impl Follower {
             Err(
                 error @ (DockerError::Answer { .. }
                 | DockerError::Forbidden { .. }
-                | DockerError::NotFound { .. }),
+                | DockerError::NotFound { .. }
+                | DockerError::Timeout { .. }),
             ) => {
                 tracing::warn!(engine = %self.source.engine, container = looked.id.short(), "{error}");
                 self.state.not_seen(&looked.id);

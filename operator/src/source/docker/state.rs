@@ -69,7 +69,10 @@ pub(super) struct Synced {
 impl State {
     /// Takes in one event; some: inspect this container now.
     pub(super) fn reduce(&mut self, event: &Event, now: Instant) -> Option<ContainerId> {
-        if let Some(touched) = &mut self.touched {
+        // What befell a container that was never seen says nothing that its entry in the list would undo.
+        let tells = self.known.contains_key(&event.id)
+            || matches!(event.what, Happening::Started | Happening::Destroyed);
+        if let Some(touched) = self.touched.as_mut().filter(|_| tells) {
             touched.insert(event.id.clone());
         }
         if let Some(looking) = self.looking.get_mut(&event.id) {

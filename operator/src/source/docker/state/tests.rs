@@ -263,6 +263,22 @@ async fn a_list_older_than_an_event_does_not_undo_it() {
 }
 
 #[tokio::test]
+async fn the_end_of_a_container_just_before_the_first_list_does_not_hide_it() {
+    let now = Instant::now();
+    let mut state = State::default();
+    state.listing();
+    // A proxy exits for want of a configuration while the operator starts: its events are replayed.
+    for what in [Happening::Died { code: Some(1) }, Happening::Disconnected("net".to_owned())] {
+        assert_eq!(state.reduce(&event(WEB, 2000, what), now), None);
+    }
+    let gone = "dddd04";
+    assert_eq!(state.reduce(&event(gone, 2000, Happening::Destroyed), now), None);
+    let list =
+        vec![entry(WEB, "exited", "Exited (1) 1 second ago", ""), entry(gone, "exited", "Exited (0)", "")];
+    assert_eq!(state.sync(list, true).look, [id(WEB)]);
+}
+
+#[tokio::test]
 async fn a_lost_engine_keeps_what_is_known_and_says_since_when() {
     let now = Instant::now();
     let mut state = running();

@@ -531,7 +531,8 @@ impl Keeper {
     /// One reload signal, and then nothing until a new worker serves the digest.
     async fn reload(&self, work: &Work<'_>) -> Result<(), String> {
         let before = work.main_before.as_deref().filter(|_| work.master.is_some()).unwrap_or_default();
-        if let Some(busy) = ports::busy(work.main_after(), &String::from_utf8_lossy(before)) {
+        let own = work.master.as_ref().map(|master| master.pid);
+        if let Some(busy) = ports::busy(work.main_after(), &String::from_utf8_lossy(before), own) {
             return Err(busy);
         }
         let reloads = work.master.as_ref().and_then(|master| Reloads::of(master.pid));

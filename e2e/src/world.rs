@@ -19,7 +19,7 @@ use futures_util::TryStreamExt as _;
 use crate::{Result, Run};
 
 /// The label key on everything that a test makes; the value names the test's world.
-pub const LABEL: &str = "interlock.e2e";
+pub const LABEL: &str = "dev.interlock.e2e";
 /// The stock HAProxy image.
 pub const HAPROXY: &str = "haproxy:2.6";
 /// The stock nginx image.

@@ -429,7 +429,7 @@ impl Keeper {
         let again = work.before.as_ref().is_some_and(|before| before.digest == bundle.digest);
         let same = work.running.digest() == Some(&bundle.static_digest);
         // Somebody who edits the file and reloads leaves the digest as it was.
-        let loaded_edited = again && switch && self.younger_than_file(work);
+        let loaded_edited = again && switch && Self::younger_than_file(work);
         let mut healed = BTreeMap::new();
         if again && (edited > 0 || switch) {
             healed.insert("file".to_owned(), edited + u32::from(switch));
@@ -487,7 +487,7 @@ impl Keeper {
     }
 
     /// Whether a worker was started after the main file was last changed, and so may have loaded that change.
-    fn younger_than_file(&self, work: &Work<'_>) -> bool {
+    fn younger_than_file(work: &Work<'_>) -> bool {
         let changed = std::fs::metadata(&work.layout.main).and_then(|meta| meta.modified());
         let edited = changed.ok().and_then(|at| SystemTime::now().duration_since(at).ok());
         match (work.running.age(), edited) {

@@ -37,15 +37,16 @@ impl CredentialReader {
 /// Follows the password files. The first answer is there when this returns.
 pub fn spawn(pages: BTreeMap<ClusterName, StatsSpec>) -> (watch::Receiver<Credentials>, CredentialReader) {
     let reader = CredentialReader::default();
-    let (sender, receiver) = watch::channel(read_all(&pages, &reader));
     let secrets = reader.clone();
+    let folders =
+        pages.values().filter_map(|page| Some(PathBuf::from(&page.password_file).parent()?.to_owned()));
+    // Watched before it is read: what changes in between is seen.
+    let mut watcher = Watcher::new(folders, RESCAN);
+    let (sender, receiver) = watch::channel(read_all(&pages, &reader));
     tokio::spawn(async move {
         if pages.is_empty() {
             return sender.closed().await;
         }
-        let folders =
-            pages.values().filter_map(|page| Some(PathBuf::from(&page.password_file).parent()?.to_owned()));
-        let mut watcher = Watcher::new(folders, RESCAN);
         loop {
             tokio::select! {
                 () = watcher.changed() => {}

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The demo: demo.sh up|down. Everything that it makes carries the label `interlock.demo`; up can be repeated.
+# The demo: demo.sh up|down. Everything that it makes carries the label `dev.interlock.demo`; up can be repeated.
 source "$(dirname "$0")/lib.sh"
-LABEL=interlock.demo
+LABEL=dev.interlock.demo
 HAPROXY_PORT=${HAPROXY_PORT:-8080}
 NGINX_PORT=${NGINX_PORT:-8081}
 METRICS_PORT=${METRICS_PORT:-9090}
@@ -81,7 +81,7 @@ alias.demo.test / data
 shop.demo.test /cart path-1 path-2
 ROUTES
   local metrics="http://127.0.0.1:$METRICS_PORT/metrics"
-  curl -sfm 5 "$metrics" | grep -q '^interlock_build_info' || { failed=1; metrics="$metrics (no answer)"; }
+  grep -q '^interlock_build_info' <<<"$(curl -sfm 5 "$metrics")" || { failed=1; metrics="$metrics (no answer)"; }
   cat <<END
 
   HAProxy      curl -H 'Host: labels.demo.test' http://127.0.0.1:$HAPROXY_PORT/

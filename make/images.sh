@@ -9,7 +9,7 @@
 source "$(dirname "$0")/lib.sh"
 HAPROXY=haproxy:2.6
 NGINX=nginx:1.22
-MADE=interlock.made   # the label that says from what an image of ours was made
+MADE=dev.interlock.made   # the label that says from what an image of ours was made
 
 tags() { docker images --filter "label=$MADE" --format '{{.Repository}}:{{.Tag}}' | grep -v '<none>' | sort -r; }
 

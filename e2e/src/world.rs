@@ -19,7 +19,7 @@ use futures_util::TryStreamExt as _;
 use crate::{Result, Run};
 
 /// The label key on everything that a test makes; the value names the test's world.
-pub const LABEL: &str = "interlock.e2e";
+pub const LABEL: &str = "dev.interlock.e2e";
 /// The stock HAProxy image.
 pub const HAPROXY: &str = "haproxy:2.6";
 /// The stock nginx image.
@@ -95,7 +95,8 @@ impl World {
     /// The same on the engine behind a socket.
     pub async fn run_on(socket: &str, test: &str, body: impl AsyncFnOnce(&Self) -> Result) -> Result {
         let world = Self::open(socket, test).await?;
-        let result = body(&world).await;
+        // Boxed: a whole test is a large future.
+        let result = Box::pin(body(&world)).await;
         if result.is_err() {
             show(&world.docker, &format!("{LABEL}={}", world.prefix)).await;
         }

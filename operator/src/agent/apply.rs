@@ -444,7 +444,7 @@ impl Keeper {
         let again = work.before.as_ref().is_some_and(|before| before.digest == bundle.digest);
         let same = work.running.digest() == Some(&bundle.static_digest);
         // Somebody who edits the file and reloads leaves the digest as it was.
-        let loaded_edited = again && switch && self.younger_than_file(work);
+        let loaded_edited = again && switch && Self::younger_than_file(work);
         let mut healed = BTreeMap::new();
         if again && (edited > 0 || switch) {
             healed.insert("file".to_owned(), edited + u32::from(switch));
@@ -502,7 +502,7 @@ impl Keeper {
     }
 
     /// Whether a worker was started after the main file was last changed, and so may have loaded that change.
-    fn younger_than_file(&self, work: &Work<'_>) -> bool {
+    fn younger_than_file(work: &Work<'_>) -> bool {
         let changed = std::fs::metadata(&work.layout.main).and_then(|meta| meta.modified());
         let edited = changed.ok().and_then(|at| SystemTime::now().duration_since(at).ok());
         match (work.running.age(), edited) {
@@ -546,7 +546,8 @@ impl Keeper {
     /// One reload signal, and then nothing until a new worker serves the digest.
     async fn reload(&self, work: &Work<'_>) -> Result<(), String> {
         let before = work.main_before.as_deref().filter(|_| work.master.is_some()).unwrap_or_default();
-        if let Some(busy) = ports::busy(work.main_after(), &String::from_utf8_lossy(before)) {
+        let own = work.master.as_ref().map(|master| master.pid);
+        if let Some(busy) = ports::busy(work.main_after(), &String::from_utf8_lossy(before), own) {
             return Err(busy);
         }
         if let Some(master) = &work.master {

@@ -12,17 +12,26 @@ use rustix::net::{AddressFamily, SocketType, bind, socket, sockopt};
 
 use super::process;
 
-/// The first port that the new configuration listens on, the old one does not, and another process has.
-pub(super) fn busy(new: &str, old: &str) -> Option<String> {
+/// The first port that the new configuration listens on, the old one does not, and another process has. What the
+/// proxy itself (`master` or a child of it) has is no other's: a stock configuration may listen in a file that
+/// it includes.
+pub(super) fn busy(new: &str, old: &str, master: Option<u32>) -> Option<String> {
     let had: BTreeSet<u16> = listeners(old).into_iter().map(|addr| addr.port()).collect();
     let mut wanted = listeners(new);
     wanted.retain(|addr| !had.contains(&addr.port()));
-    let addr = wanted.into_iter().find(|addr| {
+    let taken = wanted.into_iter().filter(|addr| {
         try_bind(*addr)
             .is_err_and(|err| err.raw_os_error() == Some(rustix::io::Errno::ADDRINUSE.raw_os_error()))
-    })?;
-    let who = holder(addr.port()).map_or_else(|| "another process".to_owned(), |who| format!("`{who}`"));
-    Some(format!("port {} is taken by {who}", addr.port()))
+    });
+    taken.map(|addr| (addr.port(), holder(addr.port()))).find_map(|(port, holder)| match holder {
+        Some((pid, _)) if master.is_some_and(|master| is_or_descends(pid, master)) => None,
+        Some((pid, name)) => Some(format!("port {port} is taken by `{name} (process {pid})`")),
+        None => Some(format!("port {port} is taken by another process")),
+    })
+}
+
+fn is_or_descends(pid: u32, master: u32) -> bool {
+    pid == master || process::stat(pid).is_some_and(|stat| stat.parent == master)
 }
 
 /// The addresses of `bind` (HAProxy) and `listen` (nginx) lines; what cannot be read is left out.
@@ -61,8 +70,8 @@ fn try_bind(addr: SocketAddr) -> io::Result<()> {
     Ok(bind(&probe, &addr)?)
 }
 
-/// The command of the process that listens on a port.
-fn holder(port: u16) -> Option<String> {
+/// The process that listens on a port, and its command.
+fn holder(port: u16) -> Option<(u32, String)> {
     let inodes: BTreeSet<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
         .iter()
         .flat_map(|table| listening_inodes(&fs::read_to_string(table).unwrap_or_default(), port))
@@ -74,7 +83,7 @@ fn holder(port: u16) -> Option<String> {
             fs::read_link(fd.path()).is_ok_and(|link| inodes.contains(link.to_string_lossy().as_ref()))
         });
         let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-        has.then(|| format!("{} (process {pid})", name.trim()))
+        has.then(|| (pid, name.trim().to_owned()))
     })
 }
 
@@ -109,10 +118,12 @@ mod tests {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = taken.local_addr().unwrap();
         let text = format!("bind {addr}\n");
-        let said = busy(&text, "").unwrap();
-        assert!(said.contains(&std::process::id().to_string()), "{said}");
-        assert_eq!(busy(&text, &text), None);
+        let own = std::process::id();
+        let said = busy(&text, "", None).unwrap();
+        assert!(said.contains(&own.to_string()), "{said}");
+        assert_eq!(busy(&text, &text, None), None);
+        assert_eq!(busy(&text, "", Some(own)), None, "the proxy's own listener is no obstacle to it");
         drop(taken);
-        assert_eq!(busy(&text, ""), None);
+        assert_eq!(busy(&text, "", None), None);
     }
 }

@@ -93,7 +93,7 @@ impl Supervisor {
                     tracing::warn!(proxy = self.kind.as_str(), "the proxy ended and is started again");
                 }
                 Err(err) => {
-                    tracing::error!(program = ?self.argv.first(), %err, "the proxy cannot be started")
+                    tracing::error!(program = ?self.argv.first(), %err, "the proxy cannot be started");
                 }
             }
             if begun.elapsed() > STEADY {

@@ -26,6 +26,9 @@ use interlock_core::render::Templates;
 use interlock_crds::{ProxyKind, ServiceClusterSpec};
 use tokio::sync::{mpsc, watch};
 
+/// Names the culprits of a bundle that is refused.
+pub(crate) type Judge = fn(&Bundle) -> Option<Vec<Digest>>;
+
 /// What a fake proxy has been through.
 #[derive(Default)]
 pub(crate) struct ProxyState {
@@ -37,7 +40,7 @@ pub(crate) struct ProxyState {
     pub(crate) live: u32,
     pub(crate) connections: u32,
     /// Refuses bundles for which this says so; the culprits as the checker would name them.
-    pub(crate) refuses: Option<fn(&Bundle) -> Option<Vec<Digest>>>,
+    pub(crate) refuses: Option<Judge>,
     pub(crate) fails_activation: bool,
     pub(crate) down: bool,
     pub(crate) declines: Option<Declined>,
@@ -254,7 +257,7 @@ pub(crate) struct World {
 
 /// A container with the usual defaults; ids are made from the name.
 pub(crate) fn container(name: &str, labels: &[(&str, &str)], ip: &str) -> Container {
-    let id: String = name.bytes().map(|b| format!("{b:02x}")).collect();
+    let id = name.bytes().fold(String::new(), |id, byte| format!("{id}{byte:02x}"));
     Container {
         id: format!("{id:0<64}").parse().unwrap(),
         name: name.to_owned(),

@@ -1,5 +1,7 @@
 //! The driver with fakes around it and time that stands still: storms, refusals, restarts.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
 mod fake;
 
 use std::time::Duration;
@@ -49,7 +51,7 @@ async fn nothing_is_delivered_before_the_first_list() {
         snapshot.view.freshness = Freshness::Never;
         snapshot.view.containers.insert(edge.id.clone(), edge);
     });
-    tokio::time::sleep(Duration::from_secs(120)).await;
+    tokio::time::sleep(Duration::from_mins(2)).await;
     assert!(world.proxy.state().applies.is_empty());
 }
 
@@ -63,7 +65,7 @@ async fn a_failed_list_withdraws_nothing() {
         snapshot.view.freshness = Freshness::Stale { since: Timestamp(5) };
     });
     world.finds(Reason::EngineStale).await;
-    tokio::time::sleep(Duration::from_secs(120)).await;
+    tokio::time::sleep(Duration::from_mins(2)).await;
     assert!(serves(world.proxy.state().running.as_ref(), "10.0.0.3:80"));
 }
 
@@ -155,7 +157,7 @@ async fn an_activation_that_failed_is_tried_again_later_and_told() {
     world.containers([]);
     world.finds(Reason::ActivationFailed).await;
     let tries = world.proxy.state().applies.len();
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    tokio::time::sleep(Duration::from_mins(1)).await;
     let later = world.proxy.state().applies.len();
     assert!(later > tries && later - tries < 40, "{tries} then {later} tries in a minute");
     world.proxy.state().fails_activation = false;
@@ -202,7 +204,7 @@ async fn a_foreign_operator_is_told_and_does_not_hammer() {
     world.proxy.state().declines = Some(Declined::ForeignOwner { operator: "theirs".to_owned() });
     world.containers([]);
     world.finds(Reason::ForeignOwner).await;
-    tokio::time::sleep(Duration::from_secs(300)).await;
+    tokio::time::sleep(Duration::from_mins(5)).await;
     assert!(world.proxy.state().connections <= 12, "{}", world.proxy.state().connections);
 }
 
@@ -261,4 +263,19 @@ async fn changes_during_a_slow_apply_are_one_apply_after_it() {
     // The base, what had gathered behind it, and the probes' verdict on that: not one for each change.
     let applies = world.proxy.state().applies.len();
     assert!(applies <= 3, "{applies} applies");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_network_that_a_label_names_is_attached_once() {
+    let world = World::start();
+    let mut shop = app("shop", "shop.example.com", "10.0.0.3");
+    shop.labels.insert("interlock.network".to_owned(), "back".to_owned());
+    let attachment = shop.networks.remove("web").unwrap();
+    shop.networks.insert("back".to_owned(), attachment);
+    world.containers([shop]);
+    world.finds(Reason::AttachingNetwork).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let acts = world.act.0.lock().unwrap().clone();
+    assert_eq!(acts.len(), 1, "{acts:?}");
+    assert!(acts[0].contains("Attach") && acts[0].contains("back"), "{acts:?}");
 }

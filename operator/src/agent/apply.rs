@@ -165,12 +165,11 @@ impl Keeper {
     async fn master(&self) -> Result<Option<Master>, String> {
         let deadline = Instant::now() + UNREADABLE;
         loop {
-            let (found, lives) = match &self.supervisor {
-                Some(supervisor) => (supervisor.master(), supervisor.lives()),
-                None => {
-                    let found = process::find(self.options.proxy, self.options.config.as_deref())?;
-                    (found, self.known.as_ref().is_some_and(Master::alive))
-                }
+            let (found, lives) = if let Some(supervisor) = &self.supervisor {
+                (supervisor.master(), supervisor.lives())
+            } else {
+                let found = process::find(self.options.proxy, self.options.config.as_deref())?;
+                (found, self.known.as_ref().is_some_and(Master::alive))
             };
             if found.is_some() || !lives || Instant::now() > deadline {
                 return Ok(found);

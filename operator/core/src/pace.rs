@@ -17,6 +17,9 @@ pub struct Pace {
 pub enum Urgency {
     /// The running proxy can take it without a reload.
     Live,
+    /// It needs a reload, and takes an endpoint out of rotation that was told to stop or is gone: every
+    /// moment longer sends requests to somebody who will not answer them.
+    Withdrawal,
     /// It needs a reload, and some endpoint's traffic depends on it.
     Reload,
     /// It needs a reload, and nothing but error answers changes: a host whose endpoints are all cold.
@@ -31,14 +34,14 @@ impl Pace {
 
     /// When a change that is pending at `now` may go out; not after `now` means at once.
     pub fn due(&mut self, now: Timestamp, urgency: Urgency) -> Timestamp {
-        if urgency == Urgency::Live {
+        if matches!(urgency, Urgency::Live | Urgency::Withdrawal) {
             return now;
         }
         let waiting_since = *self.waiting_since.get_or_insert(now);
         let after_last = self.last_reload.map_or(0, |last| last.0.saturating_add(self.ceiling_ms));
         let earliest = match urgency {
             Urgency::Cosmetic => waiting_since.0.saturating_add(self.ceiling_ms).max(after_last),
-            Urgency::Live | Urgency::Reload => after_last,
+            Urgency::Live | Urgency::Withdrawal | Urgency::Reload => after_last,
         };
         Timestamp(earliest.max(now.0))
     }
@@ -92,6 +95,13 @@ mod tests {
         let mut pace = Pace::new(500);
         pace.reloaded(NOW);
         assert_eq!(pace.due(at(1), Urgency::Live), at(1));
+    }
+
+    #[test]
+    fn a_withdrawal_never_waits() {
+        let mut pace = Pace::new(500);
+        pace.reloaded(NOW);
+        assert_eq!(pace.due(at(1), Urgency::Withdrawal), at(1));
     }
 
     #[test]

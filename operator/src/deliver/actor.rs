@@ -226,10 +226,11 @@ impl Actor {
             return Ok(Some(not_before));
         }
         let reload = session.running.as_ref() != Some(&wanted.bundle.static_digest);
-        let urgency = match (reload, wanted.pressing) {
-            (false, _) => Urgency::Live,
-            (true, true) => Urgency::Reload,
-            (true, false) => Urgency::Cosmetic,
+        let urgency = match (reload, wanted.withdraws, wanted.pressing) {
+            (false, ..) => Urgency::Live,
+            (true, true, _) => Urgency::Withdrawal,
+            (true, false, true) => Urgency::Reload,
+            (true, false, false) => Urgency::Cosmetic,
         };
         let now = self.now();
         let due = self.pace.due(now, urgency);

@@ -4,7 +4,7 @@ mod actor;
 mod dial;
 pub mod exec;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use interlock_core::bundle::Bundle;
 use interlock_core::compile::Transport;
-use interlock_core::model::{Digest, ProbeKey, ProbeResult, TargetId};
+use interlock_core::model::{Digest, ProbeKey, ProbeResult, TargetId, UpstreamAddr};
 use interlock_core::protocol::{Declined, Outcome, ProbeSet, ProxyFacts, SecretText, Welcome};
 use interlock_crds::ProxyKind;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -90,6 +90,11 @@ pub struct Wanted {
     pub secrets: BTreeMap<Digest, SecretText>,
     /// Whether some endpoint's traffic depends on it; otherwise a reload for it may wait for company.
     pub pressing: bool,
+    /// Whether it takes an endpoint out of rotation that what runs still sends requests to; a reload for
+    /// it never waits.
+    pub withdraws: bool,
+    /// The endpoints that take new requests once this is applied.
+    pub in_rotation: BTreeSet<UpstreamAddr>,
     /// The digest of that part: what is served once this is applied.
     pub urgent: Digest,
 }

@@ -178,6 +178,7 @@ impl Driver {
             tracked.fault = None;
             tracked.receipt = Some(applied.receipt.clone());
             tracked.served = Some(wanted.urgent.clone());
+            tracked.in_rotation.clone_from(&wanted.in_rotation);
             if tracked.wanted.as_ref().is_some_and(|wanted| wanted.bundle.digest == *digest) {
                 tracked.pending_since = None;
             }

@@ -1,12 +1,12 @@
 //! What the driver knows of one target between cycles.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use interlock_core::bundle::{Bundle, Receipt};
 use interlock_core::compile::{Target, Transport};
 use interlock_core::finding::{Finding, Reason};
-use interlock_core::model::{Digest, Timestamp};
+use interlock_core::model::{Digest, Timestamp, UpstreamAddr};
 use interlock_core::plan::{Abilities, Plan};
 use interlock_core::protocol::SecretText;
 use interlock_core::render::Templates;
@@ -30,6 +30,8 @@ pub(super) struct Tracked {
     pub(super) wanted: Option<Arc<Wanted>>,
     /// The part of the last proven plan that traffic depends on.
     pub(super) served: Option<Digest>,
+    /// The endpoints that the last proven plan sends new requests to.
+    pub(super) in_rotation: BTreeSet<UpstreamAddr>,
     /// What is wrong with it.
     pub(super) fault: Option<Finding>,
     /// A search for a culprit under way: the search, the id of its check, the refusal's words.
@@ -50,6 +52,7 @@ impl Tracked {
             receipt: None,
             wanted: None,
             served: None,
+            in_rotation: BTreeSet::new(),
             fault: None,
             search: None,
             pending_since: None,
@@ -91,7 +94,11 @@ impl Tracked {
             .collect();
         let urgent = plan.urgent_digest();
         let pressing = self.served.as_ref() != Some(&urgent);
-        Arc::new(Wanted { bundle, secrets, pressing, urgent })
+        let endpoints = plan.backends.iter().flat_map(|backend| &backend.endpoints);
+        let in_rotation: BTreeSet<UpstreamAddr> =
+            endpoints.filter(|endpoint| !endpoint.draining).map(|endpoint| endpoint.address).collect();
+        let withdraws = !self.in_rotation.is_subset(&in_rotation);
+        Arc::new(Wanted { bundle, secrets, pressing, withdraws, in_rotation, urgent })
     }
 }
 

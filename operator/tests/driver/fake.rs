@@ -249,6 +249,7 @@ pub(crate) struct World {
     pub(crate) dial: FakeDial,
     pub(crate) act: FakeAct,
     pub(crate) proxy: FakeProxy,
+    pub(crate) kind: ProxyKind,
     pub(crate) served: Served,
     pub(crate) state: tempfile::TempDir,
     pub(crate) stop: watch::Sender<bool>,
@@ -295,7 +296,13 @@ pub(crate) fn app(name: &str, host: &str, ip: &str) -> Container {
 impl World {
     /// A haproxy container `edge` and a running driver.
     pub(crate) fn start() -> Self {
-        Self::start_in(tempfile::tempdir().unwrap(), &FakeProxy::default(), EngineSnapshot::default())
+        Self::start_with(ProxyKind::Haproxy)
+    }
+
+    /// The same with another kind of proxy.
+    pub(crate) fn start_with(kind: ProxyKind) -> Self {
+        let state = tempfile::tempdir().unwrap();
+        Self { kind, ..Self::start_in(state, &FakeProxy::default(), EngineSnapshot::default()) }
     }
 
     pub(crate) fn start_in(state: tempfile::TempDir, proxy: &FakeProxy, first: EngineSnapshot) -> Self {
@@ -336,12 +343,12 @@ impl World {
             publisher: Publisher::new(&served, "local".parse().unwrap(), Calls::default()),
         };
         let task = tokio::spawn(Driver::new(parts).run(stopping));
-        Self { engine, dial, act, proxy: proxy.clone(), served, state, stop, task }
+        Self { engine, dial, act, proxy: proxy.clone(), kind: ProxyKind::Haproxy, served, state, stop, task }
     }
 
     /// Makes the engine fresh with the proxy and these containers.
     pub(crate) fn containers(&self, apps: impl IntoIterator<Item = Container>) {
-        let edge = container("edge", &[("interlock.ext.name", "haproxy")], "10.0.0.2");
+        let edge = container("edge", &[("interlock.ext.name", self.kind.as_str())], "10.0.0.2");
         self.engine.send_modify(|snapshot| {
             snapshot.view.freshness = Freshness::Fresh;
             snapshot.view.containers =

@@ -12,6 +12,7 @@ use interlock_core::bundle::Bundle;
 use interlock_core::finding::Reason;
 use interlock_core::model::{Digest, Freshness, Timestamp};
 use interlock_core::protocol::Declined;
+use interlock_crds::ProxyKind;
 
 fn serves(bundle: Option<&Bundle>, address: &str) -> bool {
     bundle.is_some_and(|bundle| {
@@ -278,4 +279,26 @@ async fn a_network_that_a_label_names_is_attached_once() {
     let acts = world.act.0.lock().unwrap().clone();
     assert_eq!(acts.len(), 1, "{acts:?}");
     assert!(acts[0].contains("Attach") && acts[0].contains("back"), "{acts:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn taking_an_endpoint_out_never_waits_for_the_ceiling() {
+    let world = World::start_with(ProxyKind::Nginx);
+    for ip in ["10.0.0.3:80", "10.0.0.4:80"] {
+        world.proxy.listen(ip);
+    }
+    let first = app("shop1", "shop.example.com", "10.0.0.3");
+    world.containers([first.clone()]);
+    world
+        .proxy_has("the first", |proxy| proxy.running.as_ref().is_some_and(|b| mentions(b, "10.0.0.3")))
+        .await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    world.containers([first.clone(), app("shop2", "shop.example.com", "10.0.0.4")]);
+    world.proxy_has("both", |proxy| proxy.running.as_ref().is_some_and(|b| mentions(b, "10.0.0.4"))).await;
+    let began = tokio::time::Instant::now();
+    world.engine.send_modify(|snapshot| {
+        snapshot.draining.insert(first.id.clone());
+    });
+    world.proxy_has("out", |proxy| proxy.running.as_ref().is_some_and(|b| !mentions(b, "10.0.0.3"))).await;
+    assert!(began.elapsed() <= Duration::from_millis(20), "{:?}", began.elapsed());
 }

@@ -11,6 +11,9 @@ use crate::{Answer, Call, Container, Network, Operator, Result, World, ensure_eq
 /// A change must have reached every proxy by then.
 pub const SOON: Duration = Duration::from_secs(15);
 
+/// One try's share of it: an endpoint that hangs must not use all of it up.
+const TRY: Duration = Duration::from_secs(2);
+
 /// How the operator reaches the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
@@ -51,6 +54,18 @@ pub struct Stage<'w> {
     pub proxies: Vec<Proxy>,
 }
 
+/// Waits until a proxy runs what Interlock gave it, and returns its HTTP port. Only then does it keep its address: a
+/// stock HAProxy ends for want of a configuration and is started again by the operator.
+pub async fn serving(proxy: &Container, network: &str) -> Result<SocketAddr> {
+    eventually(Duration::from_secs(30), &format!("{} serves", proxy.name), async || {
+        let at = proxy.at(network, 80).await?;
+        let answer = Call::get(at, "nobody-asked-for-this.test", "/").within(TRY).send().await?;
+        ensure_eq!(answer.status, 404, "the answer for an unknown host");
+        Ok(at)
+    })
+    .await
+}
+
 impl<'w> Stage<'w> {
     /// Both proxies, reached in one way, with the default configuration.
     pub async fn new(world: &'w World, way: Way) -> Result<Self> {
@@ -87,7 +102,7 @@ impl<'w> Stage<'w> {
                     operator.container
                 }
             };
-            let http = container.at(&stage.network, 80).await?;
+            let http = serving(&container, &stage.network).await?;
             stage.proxies.push(Proxy { kind: *kind, container, http });
         }
         for operator in &stage.operators {
@@ -136,7 +151,9 @@ impl<'w> Stage<'w> {
             eventually(SOON, &what, async || {
                 let mut seen = std::collections::BTreeSet::new();
                 for _ in 0..20 {
-                    seen.insert(Call::get(proxy.http, host, path).send().await?.expect(200)?.app()?);
+                    seen.insert(
+                        Call::get(proxy.http, host, path).within(TRY).send().await?.expect(200)?.app()?,
+                    );
                 }
                 ensure_eq!(seen, apps.iter().map(|app| (*app).to_owned()).collect(), "the apps");
                 Ok(())
@@ -156,7 +173,10 @@ impl<'w> Stage<'w> {
     ) -> Result {
         for proxy in &self.proxies {
             let what = format!("{}: {host}{path}: {what}", proxy.kind.as_str());
-            eventually(SOON, &what, async || judge(&Call::get(proxy.http, host, path).send().await?)).await?;
+            eventually(SOON, &what, async || {
+                judge(&Call::get(proxy.http, host, path).within(TRY).send().await?)
+            })
+            .await?;
         }
         Ok(())
     }

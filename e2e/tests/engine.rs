@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use interlock_e2e::stage::SOON;
+use interlock_e2e::stage::{SOON, serving};
 use interlock_e2e::world::{APP, Kind};
 use interlock_e2e::{Operator, PrivateEngine, Result, World, ensure_eq, eventually, http};
 use serde_json::json;
@@ -27,7 +27,8 @@ async fn an_engine_that_is_killed_costs_nothing_but_news() -> Result {
     let mut addresses = Vec::new();
     for kind in Kind::ALL {
         let proxy = world.proxy(kind, &network).start().await?;
-        addresses.push(proxy.at(&network, 80).await?);
+        let network = network.clone();
+        addresses.push(engine.inside(move || async move { serving(&proxy, &network).await })?);
     }
     world.app("one", &network).label("interlock.host", &host).start().await?;
     let serves = {
@@ -79,7 +80,9 @@ async fn a_proxy_that_comes_back_with_its_engine_needs_no_operator() -> Result {
     let app = world.app("one", &network).label("interlock.host", &host).start().await?;
     let mut proxies = Vec::new();
     for kind in Kind::ALL {
-        proxies.push(world.proxy(kind, &network).start().await?);
+        let (proxy, network) = (world.proxy(kind, &network).start().await?, network.clone());
+        proxies.push(proxy.clone());
+        engine.inside(move || async move { serving(&proxy, &network).await })?;
     }
     let serves = |address, host: String| {
         move || async move {

@@ -40,7 +40,9 @@ async fn a_rolling_update_loses_nothing() -> Result {
     World::run("rolling", async |world| {
         let stage = Stage::new(world, Way::Stock).await?;
         let host = world.host("shop");
-        let mut serving = vec![stage.app("v0").label("interlock.host", &host).start().await?];
+        // An app that stops serving before anybody can know loses requests all by itself; two seconds will do.
+        let app = |name: &str| stage.app(name).label("interlock.host", &host).env("LINGER_MS", "2000");
+        let mut serving = vec![app("v0").start().await?];
         let mut gone: Vec<Container> = Vec::new();
         stage.serves(&host, "/", "v0").await?;
         let loads: Vec<_> = stage
@@ -51,7 +53,7 @@ async fn a_rolling_update_loses_nothing() -> Result {
         for version in 1..=4 {
             // The new one starts before the old one stops.
             let name = format!("v{version}");
-            serving.push(stage.app(&name).label("interlock.host", &host).start().await?);
+            serving.push(app(&name).start().await?);
             let before = format!("v{}", version - 1);
             stage.shared_by(&host, "/", &[&before, &name]).await?;
             let old = serving.remove(0);

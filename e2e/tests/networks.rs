@@ -5,6 +5,7 @@ use std::process::Command;
 use interlock_e2e::stage::{SOON, Stage, Way};
 use interlock_e2e::world::Kind;
 use interlock_e2e::{PrivateEngine, Result, World, ensure, ensure_eq, eventually};
+use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_network_that_is_asked_for_is_attached_and_detached() -> Result {
@@ -90,8 +91,9 @@ async fn compose_down_finds_the_network_free() -> Result {
     std::fs::write(&file, compose)?;
     engine.inside(move || async move {
         World::run_on(&socket, "compose", async |world| {
-            let stage = Stage::new(world, Way::Stock).await?;
             // Containers of the project do not carry the world's label; here the engine is the wall.
+            let all = json!({ "docker": { "labelSelector": null } });
+            let stage = Stage::with(world, Way::Stock, &Kind::ALL, all).await?;
             let project = |words: &[&str]| -> Result {
                 let output = Command::new("docker-compose")
                     .env("DOCKER_HOST", format!("unix://{}", world.socket()))

@@ -18,7 +18,7 @@ async fn deaths(world: &World, way: Way) -> Result {
     let loads: Vec<_> = stage
         .proxies
         .iter()
-        .map(|proxy| Load::closed(proxy.http, &host, 2).served_by(&["one"]).start())
+        .map(|proxy| Load::open(proxy.http, &host, 60).served_by(&["one"]).start())
         .collect();
     operator.container.kill("SIGKILL").await?;
     for load in &loads {
@@ -104,24 +104,43 @@ async fn drift_is_healed_within_one_resync() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_busy_port_is_undone_and_told() -> Result {
+async fn a_busy_port_is_told_and_the_last_good_state_stays() -> Result {
     World::run("busy", async |world| {
         let network = world.network("net").await?;
         let host = world.host("shop");
-        // The app holds port 80 of the network namespace that the proxy shares with it.
-        let holder = world.app("holder", &network).env("PORT", "80").start().await?;
-        let operator = Operator::of(world).ready().await?;
+        world.app("one", &network).label("interlock.host", &host).start().await?;
         for kind in Kind::ALL {
+            // The app holds port 81 of the network namespace that the proxy shares with it.
+            let holder = world.app(&format!("holder-{}", kind.as_str()), &network).env("PORT", "81").start().await?;
+            let at = holder.at(&network, 80).await?;
             let run = world.container(kind.as_str(), kind.stock()).label("interlock.ext.name", kind.as_str());
             run.network_mode(&format!("container:{}", holder.id)).start().await?;
+            let first = Operator::of(world).named(&format!("first-{}", kind.as_str())).ready().await?;
+            let serves = async || {
+                eventually(SOON, &format!("{} serves", kind.as_str()), async || {
+                    let answer = interlock_e2e::http::get(at, &host, "/").await?.expect(200)?;
+                    ensure_eq!(answer.app()?, "one", "the app");
+                    Ok(())
+                })
+                .await
+            };
+            serves().await?;
+            first.container.remove().await?;
+            // The same operator comes back and wants port 81.
+            let cluster = json!({ "name": kind.as_str(), "spec": { "proxy": kind.as_str(), "listeners": { "http": 81 } } });
+            let second = Operator::of(world).named(&format!("second-{}", kind.as_str()));
+            let second = second.config(json!({ "clusters": [cluster] })).ready().await?;
+            eventually(Duration::from_secs(30), "the failed activation is told", async || {
+                let lint = second.cli(&["why", &host]).await?;
+                let said = format!("{}{}", lint.out, lint.err);
+                ensure!(said.contains("ActivationFailed") && said.contains("81"), "why: {said}");
+                Ok(())
+            })
+            .await?;
+            serves().await?;
+            second.container.remove().await?;
         }
-        world.app("one", &network).label("interlock.host", &host).start().await?;
-        eventually(Duration::from_secs(30), "the failed activation is told", async || {
-            let lint = operator.cli(&["lint", "-o", "json"]).await?;
-            ensure!(lint.out.contains("ActivationFailed"), "lint: {}{}", lint.out, lint.err);
-            Ok(())
-        })
-        .await
+        Ok(())
     })
     .await
 }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use interlock_e2e::stage::SOON;
+use interlock_e2e::stage::{SOON, serving};
 use interlock_e2e::world::Kind;
 use interlock_e2e::{Call, Operator, Result, World, ensure, ensure_eq, eventually};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -53,7 +53,8 @@ async fn certificates_are_served_by_name_and_a_bad_one_costs_its_own_route() -> 
         let mut proxies: Vec<(Kind, SocketAddr, SocketAddr)> = Vec::new();
         for kind in Kind::ALL {
             let proxy = world.proxy(kind, &network).start().await?;
-            proxies.push((kind, proxy.at(&network, 80).await?, proxy.at(&network, 443).await?));
+            let http = serving(&proxy, &network).await?;
+            proxies.push((kind, http, SocketAddr::new(http.ip(), 443)));
         }
         let tls = |name: &str, host: &str, files: &str| {
             let run = world.app(name, &network).label("interlock.host", host).label("interlock.ssl", "true");

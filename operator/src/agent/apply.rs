@@ -16,12 +16,16 @@ use super::files::{self, Generation, Layout};
 use super::haproxy::{Commands, Reloads, Socket, Worker};
 use super::process::{self, Master};
 use super::supervisor::Supervisor;
-use super::{Options, Step, main_file, nginx, ports};
+use super::{Options, Step, haproxy, main_file, nginx, ports};
 
 /// Between two looks at whether a new worker serves.
 const POLL: Duration = Duration::from_millis(3);
 /// A proxy that was started this recently may still be about to open its socket.
 const STARTING: Duration = Duration::from_secs(5);
+/// A living master that cannot be read for this long is not one.
+const UNREADABLE: Duration = Duration::from_millis(500);
+/// A HAProxy master that shows no sign of a reload for this long has lost the signal.
+const UNANSWERED: Duration = Duration::from_secs(2);
 /// Names of fragments that a reload gives as its reasons, at most.
 const REASONS: usize = 50;
 
@@ -156,10 +160,21 @@ impl Keeper {
         Self { options, supervisor, version: None, known: None }
     }
 
-    fn master(&self) -> Result<Option<Master>, String> {
-        match &self.supervisor {
-            Some(supervisor) => Ok(supervisor.master()),
-            None => process::find(self.options.proxy, self.options.config.as_deref()),
+    /// The proxy's master. While it executes itself, which each of HAProxy's reloads is, it cannot be read for a
+    /// moment: what is known to live is looked for again.
+    async fn master(&self) -> Result<Option<Master>, String> {
+        let deadline = Instant::now() + UNREADABLE;
+        loop {
+            let (found, lives) = if let Some(supervisor) = &self.supervisor {
+                (supervisor.master(), supervisor.lives())
+            } else {
+                let found = process::find(self.options.proxy, self.options.config.as_deref())?;
+                (found, self.known.as_ref().is_some_and(Master::alive))
+            };
+            if found.is_some() || !lives || Instant::now() > deadline {
+                return Ok(found);
+            }
+            tokio::time::sleep(POLL).await;
         }
     }
 
@@ -227,7 +242,7 @@ impl Keeper {
 
     /// The proxy's version, whether it runs, and what; a text where the agent cannot work.
     pub(super) async fn facts(&mut self) -> Result<ProxyFacts, String> {
-        let master = self.master()?;
+        let master = self.master().await?;
         let version = self.version(master.as_ref()).await?;
         self.known.clone_from(&master);
         let layout = self.layout(master.as_ref()).await?;
@@ -242,8 +257,7 @@ impl Keeper {
     pub(super) async fn changed(&mut self) -> Option<ProxyFacts> {
         let same = match (&self.known, &self.supervisor) {
             (Some(known), _) => known.alive(),
-            (None, Some(supervisor)) => supervisor.master().is_none(),
-            (None, None) => self.master().ok()?.is_none(),
+            (None, _) => self.master().await.ok()?.is_none(),
         };
         if same {
             return None;
@@ -370,7 +384,7 @@ impl Keeper {
     async fn prepare<'a>(&mut self, apply: &'a Apply, prefix: &str) -> Result<Work<'a>, Stop> {
         files::validate(apply)?;
         let bundle = &apply.bundle;
-        let master = self.master()?;
+        let master = self.master().await?;
         let kind = self.kind(master.as_ref())?;
         if bundle.proxy != kind {
             return Err(Stop::Failed(format!(
@@ -535,6 +549,9 @@ impl Keeper {
         if let Some(busy) = ports::busy(work.main_after(), &String::from_utf8_lossy(before), own) {
             return Err(busy);
         }
+        if let Some(master) = &work.master {
+            haproxy::settled(master).await;
+        }
         let reloads = work.master.as_ref().and_then(|master| Reloads::of(master.pid));
         match (&work.master, &self.supervisor) {
             (Some(master), _) if signal_reload(master) => {}
@@ -543,9 +560,19 @@ impl Keeper {
             (None, None) => return Err("no proxy runs here".to_owned()),
         }
         let deadline = Instant::now() + self.options.timing.confirm;
+        let mut unanswered = Instant::now();
         loop {
             if self.confirmed(work).await {
                 return Ok(());
+            }
+            if let Some(master) = work.master.as_ref().filter(|master| master.kind == ProxyKind::Haproxy)
+                && unanswered.elapsed() > UNANSWERED
+            {
+                // No sign of a reload for so long: the signal met the master between two of its own execs.
+                if !haproxy::reloading(master.pid) && Reloads::of(master.pid) == reloads {
+                    signal_reload(master);
+                }
+                unanswered = Instant::now();
             }
             if let Some(master) = &work.master {
                 if !master.alive() {
@@ -599,7 +626,7 @@ impl Keeper {
         let Some(before) = work.running.digest() else {
             return why;
         };
-        let Ok(Some(master)) = self.master() else {
+        let Ok(Some(master)) = self.master().await else {
             return why;
         };
         let now = self.running(Some(&master), &work.layout, work.before.as_ref(), work.before.as_ref()).await;

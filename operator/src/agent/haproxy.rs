@@ -5,10 +5,11 @@ use std::fmt::Write as _;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use interlock_core::bundle::{Bundle, Live, Occupant, ServerLines, Slot};
 use interlock_core::model::{Digest, UpstreamAddr};
+use interlock_crds::ProxyKind;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
@@ -425,6 +426,39 @@ fn escaped(text: &str) -> String {
     out
 }
 
+/// A master that was started longer ago than this has come to rest.
+const YOUNG: Duration = Duration::from_secs(2);
+/// One that cannot be looked into is given this long.
+const UNSEEN: Duration = Duration::from_millis(500);
+/// Between two looks at a master.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// Whether a master is loading a configuration: it executes itself with the workers before (`-sf`) and where
+/// to get their sockets (`-x`) as arguments, and once more without them when the new worker runs.
+pub(super) fn reloading(master: u32) -> bool {
+    process::argv(master).iter().any(|arg| matches!(arg.as_str(), "-sf" | "-x"))
+}
+
+/// Waits until a master has come to rest after a start or a reload: the new worker answers a little before the
+/// master's last exec, and a signal in between is forgotten with the image that caught it.
+pub(super) async fn settled(master: &process::Master) {
+    let deadline = Instant::now() + YOUNG;
+    while master.kind == ProxyKind::Haproxy && Instant::now() < deadline {
+        let age = process::age(master.pid).unwrap_or(YOUNG);
+        let starting = match process::environment(master.pid, "HAPROXY_MWORKER") {
+            Some(_) => age < YOUNG && process::environment(master.pid, WAITING).is_none(),
+            None => age < UNSEEN,
+        };
+        if !starting && !reloading(master.pid) {
+            return;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// The variable that a master at rest has.
+const WAITING: &str = "HAPROXY_MWORKER_WAIT_ONLY";
+
 /// How often a master was told to reload and how often that failed; it keeps this in its own environment
 /// over the exec that a reload is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -437,7 +471,7 @@ impl Reloads {
     /// Reads them of a master; none before its first reload, or without the right to look.
     pub(super) fn of(master: u32) -> Option<Self> {
         // Only a master that waits has done with its reload, well or not.
-        process::environment(master, "HAPROXY_MWORKER_WAIT_ONLY").filter(|flag| flag == "1")?;
+        process::environment(master, WAITING).filter(|flag| flag == "1")?;
         parse_reloads(&process::environment(master, "HAPROXY_PROCESSES")?)
     }
 

@@ -2,11 +2,12 @@
 //!
 //! The lock is the kernel's (`flock`), so it goes with its process. The record tells who held it last;
 //! its modification time is the last contact. A successor leaves a claim, which the holder looks for
-//! between two messages; one that does not let go in time is killed after its open lock file has proved
-//! that it is the holder.
+//! between two messages; one that does not let go in time is killed, after the
+//! kernel's own table has named it as the holder.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -115,14 +116,23 @@ fn write(path: &Path, record: &Record) -> io::Result<()> {
     files::replace(path, &serde_json::to_vec(record)?, 0o644, None)
 }
 
-/// Kills the holder if it is another process that has the lock file open.
+/// Kills the holder if the kernel names it, another process, as who has the lock.
 fn kill(holder: &Record, lock: &Path) -> bool {
-    let holds = |pid: u32| {
-        let Ok(open) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
-        let lock = lock.canonicalize().ok();
-        open.flatten().any(|fd| lock.is_some() && std::fs::read_link(fd.path()).ok() == lock)
-    };
-    holder.pid != std::process::id() && holds(holder.pid) && process::signal(holder.pid, Signal::KILL)
+    let Ok(inode) = std::fs::metadata(lock).map(|meta| meta.ino()) else { return false };
+    let table = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+    holder.pid != std::process::id()
+        && holders(&table, inode).any(|pid| pid == holder.pid)
+        && process::signal(holder.pid, Signal::KILL)
+}
+
+/// Who has a `flock` on a file: `N: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE …`, process ids as this pid
+/// namespace counts them. Unlike a process's open files, this may be read inside a container.
+fn holders(table: &str, inode: u64) -> impl Iterator<Item = u32> {
+    table.lines().filter_map(move |line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let of = fields.get(5)?.rsplit(':').next()?.parse::<u64>().ok()?;
+        (fields.get(1) == Some(&"FLOCK") && of == inode).then(|| fields.get(4)?.parse().ok()).flatten()
+    })
 }
 
 impl Held {
@@ -193,6 +203,13 @@ mod tests {
         assert_eq!(held.claimed(), Some(6));
         drop(held);
         assert_eq!(newer.await.unwrap().unwrap().claimed(), None, "the claim went with the takeover");
+    }
+
+    #[test]
+    fn only_who_has_the_lock_is_its_holder() {
+        let table = "1: POSIX  ADVISORY  WRITE 5 00:30:77 0 EOF\n2: FLOCK  ADVISORY  WRITE 11 00:30:77 0 EOF\n\
+                     2: -> FLOCK  ADVISORY  WRITE 12 00:30:77 0 EOF\n3: FLOCK  ADVISORY  WRITE 13 00:30:78 0 EOF\n";
+        assert_eq!(holders(table, 77).collect::<Vec<_>>(), [11]);
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! Ports that a new configuration listens on and an old one does not: whether they are free, and who has them.
 //!
 //! Asked before a reload, because HAProxy, when it cannot bind, pauses the old worker's listeners while it
-//! tries again for about two seconds, and nginx tries for two and a half.
+//! tries again for a second or more, and nginx tries for two and a half.
 
 use std::collections::BTreeSet;
 use std::fs;

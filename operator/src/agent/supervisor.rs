@@ -64,6 +64,12 @@ impl Supervisor {
         process::at(pid?, self.kind)
     }
 
+    /// Whether the process that was started last still lives, readable or not.
+    pub(super) fn lives(&self) -> bool {
+        let pid = *self.pid.borrow();
+        pid.and_then(process::stat).is_some_and(|stat| stat.state != 'Z')
+    }
+
     /// Starts a proxy that waits to be started again right now.
     pub(super) fn start_now(&self) {
         self.kick.notify_one();

@@ -50,7 +50,7 @@ fn argv(options: &mut Options, given: Vec<String>) -> Result<Vec<String>, Failur
         return Err(Failure::new("nothing says which proxy to run")
             .hint("add `--proxy haproxy` or `--proxy nginx`, or the proxy's own command line behind `--`"));
     };
-    // A main file of the agent's own is nobody else's, also where its folder is a volume.
+    // A file of the agent's own may lie on a volume: the state folder usually does.
     options.mounted_config |= options.config.is_none();
     let file = options.config.get_or_insert_with(|| options.state.join(agent::main_file(kind)));
     Ok(agent::supervised_argv(kind, file))

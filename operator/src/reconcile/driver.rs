@@ -264,13 +264,21 @@ async fn changed(sources: &mut Sources) {
             std::future::pending::<()>().await;
         }
     };
-    if engines.is_empty() {
-        tokio::select! { () = certificates => {}, () = sockets => {} }
-        return;
-    }
+    let credentials = async {
+        if sources.credentials.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    let any_engine = async {
+        if engines.is_empty() {
+            std::future::pending::<()>().await;
+        }
+        futures_util::future::select_all(engines).await;
+    };
     tokio::select! {
-        _ = futures_util::future::select_all(engines) => {}
+        () = any_engine => {}
         () = certificates => {}
+        () = credentials => {}
         () = sockets => {}
     }
 }

@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use interlock_core::compile::{Boot, NetworkAction};
 use interlock_core::model::{ClusterName, ContainerId, EngineId};
 use interlock_core::render::Templates;
-use interlock_crds::ServiceClusterSpec;
+use interlock_crds::{ServiceClusterSpec, StatsSpec};
 use tokio::sync::watch;
 
 use super::actions::{Act, Acting};
@@ -71,6 +71,7 @@ pub async fn run(
     );
     let folders = certificate_folders(settings);
     let (certificates, secrets) = source::certificates::spawn(folders);
+    let (credentials, passwords) = source::credentials::spawn(statistics_pages(settings));
     let dialer =
         Dialer { client: client.clone(), binary: AgentBinary::own(), agents: settings.agents.clone(), outer };
     let parts = Parts {
@@ -78,11 +79,12 @@ pub async fn run(
         sources: Sources {
             engines: BTreeMap::from([(engine.clone(), containers)]),
             certificates,
+            credentials,
             sockets: source::sockets::spawn(settings.agents.clone()),
         },
         dial: Arc::new(dialer),
         act: Arc::new(DockerActs { client: client.clone() }),
-        secrets: Arc::new(move |digest| secrets.get(digest)),
+        secrets: Arc::new(move |digest| secrets.get(digest).or_else(|| passwords.get(digest))),
         store: Store::open(&settings.state)?,
         identity: Identity {
             operator: settings.operator_id.clone(),
@@ -110,6 +112,11 @@ fn certificate_folders(settings: &Settings) -> BTreeMap<ClusterName, PathBuf> {
     clusters
         .filter_map(|(name, spec)| Some((name.clone(), PathBuf::from(spec.certificates.directory.as_ref()?))))
         .collect()
+}
+
+fn statistics_pages(settings: &Settings) -> BTreeMap<ClusterName, StatsSpec> {
+    let clusters = settings.config.clusters.iter();
+    clusters.filter_map(|(name, spec)| Some((name.clone(), spec.stats.clone()?))).collect()
 }
 
 /// Acts on the real engine.

@@ -10,6 +10,7 @@ use interlock_core::protocol::{ProbeSet, ProxyFacts, Welcome};
 use tokio::sync::watch;
 
 use crate::source::EngineSnapshot;
+use crate::source::credentials::Credentials;
 use crate::store::Kept;
 
 /// Certificates of each cluster, as their source publishes them.
@@ -21,6 +22,8 @@ pub struct Sources {
     pub engines: BTreeMap<EngineId, watch::Receiver<EngineSnapshot>>,
     /// Certificate folders.
     pub certificates: watch::Receiver<Certificates>,
+    /// Credentials of statistics pages, by digest.
+    pub credentials: watch::Receiver<Credentials>,
     /// Agent sockets.
     pub sockets: watch::Receiver<BTreeSet<TargetId>>,
 }
@@ -95,6 +98,7 @@ pub(super) fn observe(
         agents: agents.views.clone(),
         probes: agents.probes.clone(),
         certificates: sources.certificates.borrow_and_update().clone(),
+        stats: sources.credentials.borrow_and_update().clone(),
         sockets: sources.sockets.borrow_and_update().clone(),
         receipted: kept.receipted.clone(),
         booted: kept.booted.clone(),

@@ -1,6 +1,7 @@
 //! Sources: where facts come from. Each keeps one level-triggered snapshot in a watch channel.
 
 pub mod certificates;
+pub mod credentials;
 pub mod docker;
 mod folders;
 pub mod sockets;

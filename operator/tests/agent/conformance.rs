@@ -287,7 +287,7 @@ where
     W: AsyncWrite + Unpin,
 {
     let mut sketch = Sketch::of(peer.kind, peer.port, &["a.test", "b.test", "c.test"]);
-    sketch.hosts[1].line = "    nonsense here;\n".to_owned();
+    sketch.hosts[1].line.push_str("    nonsense here;\n");
     let bad = sketch.bundle();
     for outcome in [client.check(&bad).await, client.apply(&bad).await] {
         let Outcome::Refused(refusal) = outcome else { panic!("not refused: {outcome:?}") };

@@ -159,8 +159,8 @@ async fn drift_is_healed_and_counted() {
     // Somebody edits the file and reloads: the digest in it has stayed.
     let edited = good.replace("http-request return status 404", "http-request return status 418");
     std::fs::write(&rig.config, edited.replace("status 418", "status 410")).unwrap();
-    let master = rig::masters(&rig.config)[0];
-    rig::kill(master, rustix::process::Signal::USR2);
+    rig::eventually("the master has come to rest", async || rig::reloads(&rig.config) == Some(1)).await;
+    rig::kill(rig::masters(&rig.config)[0], rustix::process::Signal::USR2);
     rig::eventually("the edit is loaded", async || {
         get(rig.port, "none.test", "/").await.is_some_and(|(status, _)| status == 410)
     })
@@ -290,6 +290,17 @@ async fn secrets_are_private_verified_and_collected() {
     client.applied(&bundle).await;
     client.applied(&Sketch::of(KIND, rig.port, &["a.test"]).bundle()).await;
     assert!(!path.exists(), "nothing refers to it any more");
+}
+
+/// The signal of each reload finds a master that has hardly finished the one before.
+#[tokio::test]
+async fn reloads_one_after_the_other_are_never_lost() {
+    let rig = Rig::start(KIND, 23_195);
+    let mut client = connected(rig.options()).await;
+    for number in 0..15 {
+        client.applied(&Sketch::of(KIND, rig.port, &[&format!("h{number}.test")]).bundle()).await;
+    }
+    rig::eventually("fifteen, and none twice", async || rig::reloads(&rig.config) == Some(15)).await;
 }
 
 #[tokio::test]

@@ -65,7 +65,7 @@ async fn listener() {
 async fn embedded() {
     let rig = rig_of_environment();
     let argv = supervised_argv(rig.kind, &rig.config);
-    run_embedded(rig.options(), argv, || Process::command("operator", &rig)).await.unwrap();
+    Box::pin(run_embedded(rig.options(), argv, || Process::command("operator", &rig))).await.unwrap();
 }
 
 /// Says hello on its standard input, applies one host, tells its process id, and waits.

@@ -157,18 +157,35 @@ impl Drop for Rig {
     }
 }
 
-/// Masters and workers that were started with this configuration.
+/// Masters that were started with this configuration.
 pub(crate) fn masters(config: &Path) -> Vec<u32> {
     let wanted = config.to_string_lossy().into_owned();
     let pids = std::fs::read_dir("/proc")
         .unwrap()
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter(|pid: &u32| {
-        std::fs::read(format!("/proc/{pid}/cmdline"))
-            .is_ok_and(|raw| String::from_utf8_lossy(&raw).replace('\0', " ").contains(&wanted))
-    })
-    .collect()
+    let all: Vec<u32> = pids
+        .filter(|pid: &u32| {
+            std::fs::read(format!("/proc/{pid}/cmdline"))
+                .is_ok_and(|raw| String::from_utf8_lossy(&raw).replace('\0', " ").contains(&wanted))
+        })
+        .collect();
+    // HAProxy's workers look like their master, and process ids begin again when they are used up.
+    all.iter().copied().filter(|pid| parent(*pid).is_none_or(|parent| !all.contains(&parent))).collect()
+}
+
+fn parent(pid: u32) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
+}
+
+/// How often HAProxy's master has reloaded, by its own count.
+pub(crate) fn reloads(config: &Path) -> Option<u32> {
+    let raw = std::fs::read(format!("/proc/{}/environ", masters(config).first()?)).ok()?;
+    let text = String::from_utf8_lossy(&raw).into_owned();
+    let processes = text.split('\0').find_map(|entry| entry.strip_prefix("HAPROXY_PROCESSES="))?;
+    let master = processes.split('|').find(|entry| entry.starts_with("type=m;"))?;
+    master.split(';').find_map(|field| field.strip_prefix("reloads="))?.parse().ok()
 }
 
 pub(crate) fn kill_group(leader: u32) {

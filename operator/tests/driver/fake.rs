@@ -308,6 +308,7 @@ impl World {
     pub(crate) fn start_in(state: tempfile::TempDir, proxy: &FakeProxy, first: EngineSnapshot) -> Self {
         let (engine, receiver) = watch::channel(first);
         let (_, certificates) = watch::channel(BTreeMap::new());
+        let (_, credentials) = watch::channel(BTreeMap::new());
         let (_, sockets) = watch::channel(BTreeSet::new());
         let served = Served {
             metrics: Metrics::new().unwrap(),
@@ -329,6 +330,7 @@ impl World {
             sources: Sources {
                 engines: BTreeMap::from([("local".parse::<EngineId>().unwrap(), receiver)]),
                 certificates,
+                credentials,
                 sockets,
             },
             dial: Arc::new(dial.clone()),

@@ -92,7 +92,7 @@ async fn drift_is_healed_within_one_resync() -> Result {
             })
             .await?;
         }
-        let healed = stage.metric("interlock_drift_healed_total", &["kind=\"file\""]).await?;
+        let healed = stage.metric("interlock_drift_healed_total", &["kind=\"File\""]).await?;
         let metrics = stage.operator().metrics().await?;
         let drift: Vec<&str> = metrics.lines().filter(|line| line.contains("drift")).collect();
         ensure!(healed >= 2.0, "{healed} healed files were counted: {drift:?}");

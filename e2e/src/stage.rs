@@ -14,6 +14,9 @@ pub const SOON: Duration = Duration::from_secs(15);
 /// One try's share of it: an endpoint that hangs must not use all of it up.
 const TRY: Duration = Duration::from_secs(2);
 
+/// Good answers in a row that count as "it serves".
+const IN_A_ROW: usize = 5;
+
 /// How the operator reaches the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
@@ -174,7 +177,12 @@ impl<'w> Stage<'w> {
         for proxy in &self.proxies {
             let what = format!("{}: {host}{path}: {what}", proxy.kind.as_str());
             eventually(SOON, &what, async || {
-                judge(&Call::get(proxy.http, host, path).within(TRY).send().await?)
+                // Several in a row: while nginx reloads, a worker of before may still take a connection.
+                for _ in 0..IN_A_ROW {
+                    judge(&Call::get(proxy.http, host, path).within(TRY).send().await?)?;
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                Ok(())
             })
             .await?;
         }

@@ -30,6 +30,7 @@ fn container(labels: &[(&str, &str)]) -> Container {
         data: None,
         image_data: None,
         host_network: false,
+        network_of: None,
         networks: BTreeMap::new(),
         published: Vec::new(),
         exposed: std::iter::once("80".parse().unwrap()).collect(),

@@ -182,6 +182,7 @@ fn container(labels: BTreeMap<String, String>, data: &BTreeMap<String, String>) 
         data: (!data.is_empty()).then(|| serde_json::to_string(data).unwrap()),
         image_data: None,
         host_network: false,
+        network_of: None,
         networks: BTreeMap::new(),
         published: Vec::new(),
         exposed: BTreeSet::new(),

@@ -26,6 +26,7 @@ fn container(labels: BTreeMap<String, String>, data: Option<String>, hostname: S
         data,
         image_data: None,
         host_network: false,
+        network_of: None,
         networks: BTreeMap::new(),
         published: Vec::new(),
         exposed: BTreeSet::new(),

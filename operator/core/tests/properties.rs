@@ -101,6 +101,7 @@ fn container() -> impl Strategy<Value = Container> {
             data: data.map(str::to_owned),
             image_data: None,
             host_network: host_network && n % 3 == 0,
+            network_of: None,
             networks,
             published,
             exposed,

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use interlock_core::model::{
-    AgentView, CertificateName, CertificateView, ClusterName, ContainerId, EngineId, Observed, ProbeKey,
-    ProbeResult, TargetId, Timestamp,
+    AgentView, CertificateName, CertificateView, ClusterName, ContainerId, EngineId, EngineView, Observed,
+    ProbeKey, ProbeResult, TargetId, Timestamp,
 };
 use interlock_core::protocol::{ProbeSet, ProxyFacts, Welcome};
 use tokio::sync::watch;
@@ -110,12 +110,49 @@ pub(super) fn observe(
         let snapshot = receiver.borrow_and_update().clone();
         observed.draining.extend(snapshot.draining);
         observed.was_healthy.extend(snapshot.was_healthy);
-        observed.engines.insert(engine.clone(), snapshot.view);
+        let mut view = snapshot.view;
+        share_networks(&mut view);
+        observed.engines.insert(engine.clone(), view);
     }
     observed
+}
+
+/// A container in another one's network stack is reached where that one is.
+fn share_networks(view: &mut EngineView) {
+    let shared: Vec<(ContainerId, ContainerId)> = view
+        .containers
+        .values()
+        .filter_map(|container| Some((container.id.clone(), container.network_of.clone()?)))
+        .collect();
+    for (id, of) in shared {
+        let Some(of) = view.containers.get(&of) else { continue };
+        let (networks, host, published) = (of.networks.clone(), of.host_network, of.published.clone());
+        if let Some(container) = view.containers.get_mut(&id) {
+            container.networks = networks;
+            container.host_network = host;
+            container.published = published;
+        }
+    }
 }
 
 /// Docker's time of the newest event behind the snapshot.
 pub(super) fn newest_event(sources: &Sources) -> Option<Timestamp> {
     sources.engines.values().filter_map(|receiver| receiver.borrow().newest_event).max()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_in_anothers_network_stack_is_reached_there() {
+        let text = r#"{"containers": {
+            "aa": {"id": "aa", "name": "vpn", "created": 1, "state": "running", "networks": {"web": {"ipv4": "10.0.0.2"}}},
+            "bb": {"id": "bb", "name": "app", "created": 1, "state": "running", "networkOf": "aa"}
+        }}"#;
+        let mut view: EngineView = serde_json::from_str(text).unwrap();
+        share_networks(&mut view);
+        let app: ContainerId = "bb".parse().unwrap();
+        assert_eq!(view.containers[&app].networks["web"].ipv4, Some("10.0.0.2".parse().unwrap()));
+    }
 }

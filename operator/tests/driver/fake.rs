@@ -274,6 +274,7 @@ pub(crate) fn container(name: &str, labels: &[(&str, &str)], ip: &str) -> Contai
         data: None,
         image_data: None,
         host_network: false,
+        network_of: None,
         networks: BTreeMap::from([(
             "web".to_owned(),
             Attachment { ipv4: Some(ip.parse().unwrap()), ..Attachment::default() },

@@ -51,6 +51,10 @@ pub struct Container {
     /// Whether it shares the engine host's network (`network_mode: host`).
     #[serde(default)]
     pub host_network: bool,
+    /// The container whose network stack it shares (`network_mode: container:…`); what that one is
+    /// attached to is then filled in as its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_of: Option<ContainerId>,
     /// The networks it is attached to, by name.
     #[serde(default)]
     pub networks: BTreeMap<String, Attachment>,

@@ -42,6 +42,7 @@ pub(super) struct Listed {
     pub(super) exit_code: Option<i64>,
     pub(super) labels: BTreeMap<String, String>,
     pub(super) host_network: bool,
+    pub(super) network_of: Option<ContainerId>,
     pub(super) networks: BTreeMap<String, Attachment>,
     pub(super) published: Vec<PublishedPort>,
     pub(super) mounts: BTreeSet<String>,
@@ -109,6 +110,7 @@ pub(super) fn inspected(answer: ContainerInspectResponse) -> Option<Inspected> {
         data: data(config.env),
         image_data: None,
         host_network: host.network_mode.as_deref() == Some("host"),
+        network_of: network_of(host.network_mode.as_deref()),
         networks: attachments(network.networks),
         published: published(network.ports),
         exposed: config.exposed_ports.iter().flatten().filter_map(|text| tcp_port(text)).collect(),
@@ -140,6 +142,7 @@ pub(super) fn listed(entry: ContainerSummary) -> Option<Listed> {
         }
     };
     let status = entry.status.unwrap_or_default();
+    let mode = entry.host_config.and_then(|host| host.network_mode);
     Some(Listed {
         id: entry.id?.parse().ok()?,
         name: primary_name(entry.names.unwrap_or_default()),
@@ -149,7 +152,8 @@ pub(super) fn listed(entry: ContainerSummary) -> Option<Listed> {
         health: health_of(&status),
         exit_code: exit_code_of(&status),
         labels: labels(entry.labels),
-        host_network: entry.host_config.and_then(|host| host.network_mode).as_deref() == Some("host"),
+        host_network: mode.as_deref() == Some("host"),
+        network_of: network_of(mode.as_deref()),
         networks: attachments(entry.network_settings.and_then(|settings| settings.networks)),
         published: published_summary(entry.ports.unwrap_or_default()),
         mounts: mounts(entry.mounts),
@@ -174,6 +178,7 @@ impl Listed {
             data: None,
             image_data: None,
             host_network: self.host_network,
+            network_of: self.network_of,
             networks: self.networks,
             published: self.published,
             exposed: BTreeSet::new(),
@@ -184,6 +189,11 @@ impl Listed {
             read_only: false,
         }
     }
+}
+
+/// The other container in a network mode of `container:<id>`.
+fn network_of(mode: Option<&str>) -> Option<ContainerId> {
+    mode?.strip_prefix("container:")?.parse().ok()
 }
 
 /// Whether a container in this state has processes, addresses and published ports.

@@ -366,17 +366,31 @@ impl Tally {
     }
 }
 
+/// Stops loads and fails unless all of them are clean and executed only once, by these containers. All stop before
+/// anything is counted: what one of them still sends would be counted as well.
+pub async fn settle(loads: Vec<Running>, containers: &[&Container]) -> Result {
+    let mut tallies = Vec::new();
+    for load in loads {
+        tallies.push(load.stop().await?);
+    }
+    for tally in tallies {
+        tally.clean()?;
+        tally.executed_once(containers).await?;
+    }
+    Ok(())
+}
+
 /// The engine writes a container's output down a little after it was made: what is there when it no longer grows.
 async fn settled_logs(container: &Container) -> Result<String> {
-    let mut before = container.logs().await?;
-    loop {
+    let mut before = 0;
+    crate::eventually(Duration::from_secs(20), "the app's log no longer grows", async || {
         tokio::time::sleep(Duration::from_millis(250)).await;
-        let now = container.logs().await?;
-        if now.len() == before.len() {
-            return Ok(now);
-        }
-        before = now;
-    }
+        let logs = container.logs().await?;
+        let grown = logs.len() - std::mem::replace(&mut before, logs.len()).min(logs.len());
+        ensure!(grown == 0, "{grown} more bytes");
+        Ok(logs)
+    })
+    .await
 }
 
 /// The smallest value that is not exceeded by this share (0 to 1) of the values; zero of none.

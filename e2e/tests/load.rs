@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use interlock_e2e::stage::{Stage, Way};
-use interlock_e2e::{Container, Load, Result, World};
+use interlock_e2e::{Container, Load, Result, World, load};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn neighbours_may_churn() -> Result {
@@ -15,7 +15,7 @@ async fn neighbours_may_churn() -> Result {
         let loads: Vec<_> = stage
             .proxies
             .iter()
-            .map(|proxy| Load::closed(proxy.http, &host, 2).served_by(&["one"]).start())
+            .map(|proxy| Load::open(proxy.http, &host, 60).served_by(&["one"]).start())
             .collect();
         for round in 0..5 {
             let neighbour = world.host(&format!("neighbour-{round}"));
@@ -25,11 +25,7 @@ async fn neighbours_may_churn() -> Result {
             app.remove().await?;
             stage.answers(&neighbour, "/", 404).await?;
         }
-        for load in loads {
-            let tally = load.stop().await?;
-            tally.clean()?;
-            tally.executed_once(&[&one]).await?;
-        }
+        load::settle(loads, &[&one]).await?;
         Ok(())
     })
     .await
@@ -63,11 +59,7 @@ async fn a_rolling_update_loses_nothing() -> Result {
         }
         gone.extend(serving);
         let all: Vec<&Container> = gone.iter().collect();
-        for load in loads {
-            let tally = load.stop().await?;
-            tally.clean()?;
-            tally.executed_once(&all).await?;
-        }
+        load::settle(loads, &all).await?;
         Ok(())
     })
     .await

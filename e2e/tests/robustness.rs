@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use interlock_e2e::stage::{SOON, Stage, Way};
-use interlock_e2e::world::Kind;
-use interlock_e2e::{Load, Operator, Result, World, ensure, ensure_eq, eventually};
+use interlock_e2e::stage::{SOON, Stage, Way, serving};
+use interlock_e2e::world::{APP, Kind};
+use interlock_e2e::{Load, Operator, Result, World, ensure, ensure_eq, eventually, load};
 use serde_json::json;
 
 /// Kill the operator, restart the proxies without it, start it again: nothing is lost, nothing is reloaded.
@@ -32,11 +32,7 @@ async fn deaths(world: &World, way: Way) -> Result {
     ensure!(reloads < 0.5, "{reloads} reloads by a restarted operator");
     stage.app("two").label("interlock.host", &second).start().await?;
     stage.serves(&second, "/", "two").await?;
-    for load in loads {
-        let tally = load.stop().await?;
-        tally.clean()?;
-        tally.executed_once(&[&one]).await?;
-    }
+    load::settle(loads, &[&one]).await?;
 
     operator.container.stop().await?;
     for proxy in &stage.proxies {
@@ -96,8 +92,10 @@ async fn drift_is_healed_within_one_resync() -> Result {
             })
             .await?;
         }
-        let healed = stage.metric("interlock_drift_healed_total", &["kind=\"file\""]).await?;
-        ensure!(healed >= 2.0, "{healed} healed files were counted");
+        let healed = stage.metric("interlock_drift_healed_total", &["kind=\"File\""]).await?;
+        let metrics = stage.operator().metrics().await?;
+        let drift: Vec<&str> = metrics.lines().filter(|line| line.contains("drift")).collect();
+        ensure!(healed >= 2.0, "{healed} healed files were counted: {drift:?}");
         stage.serves(&host, "/", "one").await
     })
     .await
@@ -110,12 +108,12 @@ async fn a_busy_port_is_told_and_the_last_good_state_stays() -> Result {
         let host = world.host("shop");
         world.app("one", &network).label("interlock.host", &host).start().await?;
         for kind in Kind::ALL {
-            // The app holds port 81 of the network namespace that the proxy shares with it.
-            let holder = world.app(&format!("holder-{}", kind.as_str()), &network).env("PORT", "81").start().await?;
-            let at = holder.at(&network, 80).await?;
-            let run = world.container(kind.as_str(), kind.stock()).label("interlock.ext.name", kind.as_str());
-            run.network_mode(&format!("container:{}", holder.id)).start().await?;
+            let proxy = world.proxy(kind, &network).start().await?;
             let first = Operator::of(world).named(&format!("first-{}", kind.as_str())).ready().await?;
+            let at = serving(&proxy, &network).await?;
+            // An app holds port 81 in the proxy's own network namespace.
+            let holder = world.container(&format!("holder-{}", kind.as_str()), APP).env("PORT", "81");
+            holder.network_mode(&format!("container:{}", proxy.id)).start().await?;
             let serves = async || {
                 eventually(SOON, &format!("{} serves", kind.as_str()), async || {
                     let answer = interlock_e2e::http::get(at, &host, "/").await?.expect(200)?;

@@ -107,11 +107,15 @@ impl Driver {
         for id in ids {
             let probes = compiled.probes.get(&id).cloned().unwrap_or_default();
             self.agents.prune(&id, &probes);
+            let looking = self.agents.looking(&id, &probes, now());
             let abilities = compiled.targets.get(&id).and_then(|target| target.abilities);
             let Some(tracked) = self.targets.get_mut(&id) else { continue };
             let deliver = !self.parts.observe_only;
             if deliver {
                 set_probes(tracked, probes, self.nudge);
+            }
+            if looking {
+                continue;
             }
             let Some(plan) = compiled.plans.get(&id) else { continue };
             // Until its agent has said what the proxy can do, nothing could be sent anyway.

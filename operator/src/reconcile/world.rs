@@ -28,6 +28,9 @@ pub struct Sources {
     pub sockets: watch::Receiver<BTreeSet<TargetId>>,
 }
 
+/// Milliseconds that an agent gets for its first look at all endpoints: a probe's timeout and as much again.
+const FIRST_LOOK: u64 = 5_000;
+
 /// What agents have said.
 #[derive(Debug, Default)]
 pub(super) struct Agents {
@@ -70,6 +73,16 @@ impl Agents {
         if let Some(known) = self.probes.get_mut(target) {
             known.retain(|key, _| wanted.probes.contains_key(key));
         }
+    }
+
+    /// Whether a proxy that serves already has an agent that has not looked at every endpoint yet. Nothing is known
+    /// of their readiness then, which must not empty routes that work: after a restart of the operator, or of a
+    /// connection.
+    pub(super) fn looking(&self, target: &TargetId, wanted: &ProbeSet, at: Timestamp) -> bool {
+        let serves =
+            |view: &AgentView| view.receipt.is_some() && at.0 < view.since.0.saturating_add(FIRST_LOOK);
+        let seen = |key| self.probes.get(target).is_some_and(|known| known.contains_key(key));
+        self.views.get(target).is_some_and(serves) && !wanted.probes.keys().all(seen)
     }
 
     /// The target is gone or another one.

@@ -42,6 +42,10 @@ unit: ## The tests that need no engine
 e2e: ## The end-to-end tests on the real engine (FILTER=name for some of them)
 	@make/test.sh e2e
 
+.PHONY: bench
+bench: image ## How fast routes come alive, what that costs, what is lost: one table (20 minutes; BENCH_SAMPLES=5 for a try)
+	@make/bench.sh
+
 .PHONY: lint
 lint: ## Formatting and lints as errors
 	@make/test.sh lint
@@ -61,5 +65,5 @@ fmt: ## Format the code
 .PHONY: clean
 clean: ## Remove what was built here, images included
 	@make/images.sh clean
-	rm -rf .build
+	rm -rf target/make
 	cargo clean

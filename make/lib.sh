@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 ROOT=$PWD
-BUILD=$ROOT/.build
+BUILD=$ROOT/target/make
 mkdir -p "$BUILD"
 export PATH="$HOME/.cargo/bin:$PATH"
 

@@ -1,6 +1,6 @@
 //! The agent inside a stock proxy container: its binary is put there once, and Docker's exec is the channel.
 
-use std::io;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,11 +13,15 @@ use interlock_crds::ProxyKind;
 use tokio_util::io::StreamReader;
 
 use super::{Reader, Writer};
-use crate::docker::actions::{ActionError, Place, archive};
+use crate::docker::actions::{ActionError, Place};
+use crate::docker::archive::Entry;
 use crate::docker::{Client, DockerError};
 
 /// The folder in a proxy container that holds agents, one folder for each build.
 const HOME: &str = ".interlock";
+
+/// Bytes that are read at once.
+const PIECE: usize = 64 * 1024;
 
 /// Why an agent could not be started inside a container.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -98,27 +102,42 @@ impl AgentBinary {
         Self { path: path.as_ref().into(), loaded: Arc::default() }
     }
 
-    async fn content(&self) -> Result<Vec<u8>, ExecError> {
-        tokio::fs::read(&self.path)
-            .await
-            .map_err(|error| ExecError::OwnBinary { path: self.path.to_path_buf(), why: error.to_string() })
+    async fn open(&self) -> Result<tokio::fs::File, ExecError> {
+        tokio::fs::File::open(&self.path).await.map_err(|error| self.unreadable(&error))
     }
 
+    fn unreadable(&self, error: &dyn std::error::Error) -> ExecError {
+        ExecError::OwnBinary { path: self.path.to_path_buf(), why: error.to_string() }
+    }
+
+    /// Read and hashed piece by piece: the whole would stay in the allocator's hands for the process's life.
     async fn facts(&self) -> Result<&Facts, ExecError> {
         self.loaded
             .get_or_try_init(|| async {
-                let content = self.content().await?;
+                let path = self.path.to_path_buf();
                 // Megabytes of hashing do not belong on a thread that serves other targets.
-                let size = content.len() as u64;
-                let digest = tokio::task::spawn_blocking(move || Digest::of([content.as_slice()]))
+                tokio::task::spawn_blocking(move || look(&path))
                     .await
-                    .map_err(|error| ExecError::OwnBinary {
-                        path: self.path.to_path_buf(),
-                        why: error.to_string(),
-                    })?;
-                Ok(Facts { digest, size })
+                    .map_err(|error| self.unreadable(&error))?
+                    .map_err(|error| self.unreadable(&error))
             })
             .await
+    }
+}
+
+/// Size and digest of a file, as a digest of its pieces' digests.
+fn look(path: &Path) -> io::Result<Facts> {
+    let mut file = std::fs::File::open(path)?;
+    let mut piece = vec![0; PIECE];
+    let (mut pieces, mut size) = (Vec::new(), 0);
+    loop {
+        let read = file.read(&mut piece)?;
+        if read == 0 {
+            let digest = Digest::of(pieces.iter().map(|digest: &Digest| digest.as_str().as_bytes()));
+            return Ok(Facts { digest, size });
+        }
+        size += read as u64;
+        pieces.push(Digest::of([&piece[..read]]));
     }
 }
 
@@ -152,8 +171,8 @@ async fn install(
     if client.stat(id, &program).await?.is_none_or(|found| found.size != facts.size) {
         let place = Place::look(client, container).await?;
         place.writable(client, container, &program, proxy).await?;
-        let content = binary.content().await?;
-        client.upload(id, "/", archive(&[HOME, &folder], &file, &content, 0o755)).await?;
+        let entry = Entry { folders: &[HOME, &folder], file: &file, size: facts.size, mode: 0o755 };
+        client.upload_stream(id, "/", entry.stream(binary.open().await?)).await?;
         tracing::debug!(container = %place.name, bytes = facts.size, "agent sent");
     }
     Ok(program)

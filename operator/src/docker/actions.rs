@@ -4,10 +4,10 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Component, Path};
 
-use bytes::Bytes;
 use interlock_core::model::ContainerId;
 use interlock_crds::ProxyKind;
 
+use super::archive::Entry;
 use super::{Client, DockerError};
 
 /// The driver option that marks an attachment as Interlock's: it is kept by the engine over restarts of
@@ -153,7 +153,8 @@ pub async fn boot(
     if let Some(first) = first {
         place.writable(client, container, first.path, proxy).await?;
         let (folder, file) = split(first.path)?;
-        let tar = archive(&[], file, first.text.as_bytes(), 0o644);
+        let content = first.text.as_bytes();
+        let tar = Entry { folders: &[], file, size: content.len() as u64, mode: 0o644 }.whole(content);
         client.upload(container.as_str(), folder, tar).await?;
     }
     client.start(container.as_str()).await?;
@@ -240,23 +241,4 @@ fn split(path: &str) -> Result<(&str, &str), ActionError> {
         Some((folder, file)) if !file.is_empty() => Ok((if folder.is_empty() { "/" } else { folder }, file)),
         _ => Err(ActionError::Path { path: path.to_owned() }),
     }
-}
-
-/// A tar archive of `folders` (each on its own, outermost first) and one file, owned by root.
-pub(crate) fn archive(folders: &[&str], file: &str, content: &[u8], mode: u32) -> Bytes {
-    let mut builder = tar::Builder::new(Vec::with_capacity(content.len() + 4096));
-    for folder in folders {
-        let mut header = tar::Header::new_gnu();
-        header.set_entry_type(tar::EntryType::Directory);
-        header.set_mode(0o755);
-        header.set_size(0);
-        // Writing to a Vec fails only for a name that tar cannot hold; ours are constants and digests.
-        let _ = builder.append_data(&mut header, folder, std::io::empty());
-    }
-    let mut header = tar::Header::new_gnu();
-    header.set_entry_type(tar::EntryType::Regular);
-    header.set_mode(mode);
-    header.set_size(content.len() as u64);
-    let _ = builder.append_data(&mut header, file, content);
-    builder.into_inner().map(Bytes::from).unwrap_or_default()
 }

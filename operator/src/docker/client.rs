@@ -257,6 +257,19 @@ impl Client {
         self.call("archive_upload", self.docker.upload_to_container(container, Some(options), body)).await
     }
 
+    /// The same for an archive that comes piece by piece. Writes.
+    pub(crate) async fn upload_stream(
+        &self,
+        container: &str,
+        path: &str,
+        tar: impl Stream<Item = std::io::Result<bytes::Bytes>> + Send + 'static,
+    ) -> Result<(), DockerError> {
+        self.writes("archive_upload")?;
+        let options = UploadToContainerOptionsBuilder::new().path(path).build();
+        let body = bollard::body_try_stream(tar);
+        self.call("archive_upload", self.docker.upload_to_container(container, Some(options), body)).await
+    }
+
     /// Runs a command as root inside a running container, attached. Writes.
     pub(crate) async fn exec(&self, container: &str, command: Vec<String>) -> Result<Exec, DockerError> {
         self.writes("exec_create")?;

@@ -1,6 +1,7 @@
 //! The one client of the Docker API that `source` and `deliver` share: connection, TLS, diagnosis, counting.
 
 pub mod actions;
+pub(crate) mod archive;
 mod calls;
 mod client;
 mod error;

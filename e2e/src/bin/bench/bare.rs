@@ -36,7 +36,12 @@ struct Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        // A master that is killed leaves its workers behind; one that is told to end takes them along.
+        let told = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        let ended = told.map(|pid| kill_process(pid, Signal::TERM));
+        if !matches!(ended, Some(Ok(()))) {
+            let _ = self.child.kill();
+        }
         let _ = self.child.wait();
     }
 }

@@ -1,6 +1,6 @@
 //! The agent: the code beside a proxy that probes, stages, checks, activates, reads back and reports.
 //!
-//! It has no Docker code. Four transports reach it and all end in [`serve`]: a socket pair
+//! It has no Docker code. Three transports reach it and all end in [`serve`]: a socket pair
 //! ([`run_embedded`]), a unix socket ([`run_listener`]), standard input and output through Docker exec
 //! ([`run_stdio`]). What an operator sends is outside input: bounded, verified, never trusted.
 

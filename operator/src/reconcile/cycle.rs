@@ -1,4 +1,4 @@
-//! The cycle: observe, compile, render, diff, deliver, publish. Reads like DESIGN's way of the data.
+//! The cycle: observe, compile, render, deliver, publish; the way of the data in ARCHITECTURE.md, step by step.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,7 +12,8 @@ use interlock_core::protocol::ProbeSet;
 use interlock_core::search::Step;
 
 use super::actions::Action;
-use super::driver::{Driver, now};
+use super::clock::now;
+use super::driver::Driver;
 use super::policy;
 use super::publish::{Cycle, Took};
 use super::target::{Tracked, assignment_of};

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use interlock_core::compile::Config;
 use interlock_core::finding::Reason;
-use interlock_core::model::{ContainerId, Digest, TargetId, Timestamp};
+use interlock_core::model::{ContainerId, Digest, TargetId};
 use interlock_core::plan::Abilities;
 use interlock_core::protocol::{Outcome, SecretText};
 use interlock_core::render::Templates;
@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::actions::{Act, Actions, Done};
+use super::clock::now;
 use super::policy::{self, Next};
 use super::publish::Publisher;
 use super::target::Tracked;
@@ -64,12 +65,6 @@ pub struct Driver {
     pub(super) reports: mpsc::Sender<(TargetId, Report)>,
     incoming: mpsc::Receiver<(TargetId, Report)>,
     ended: mpsc::Receiver<Done>,
-}
-
-/// Milliseconds since the epoch: the loop is one of the two places that read the clock.
-pub(super) fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 impl Driver {

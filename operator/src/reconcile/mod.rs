@@ -1,6 +1,7 @@
 //! Reconcile: the level-triggered loop that joins sources, core and deliver.
 
 mod actions;
+mod clock;
 mod cycle;
 mod driver;
 mod policy;

@@ -11,7 +11,7 @@ use interlock_core::model::{
 };
 use interlock_core::protocol::{Outcome, Welcome};
 
-use super::driver;
+use super::clock::now;
 use super::target::Tracked;
 use crate::chain::chain;
 use crate::deliver::{DeliverError, Wanted};
@@ -102,13 +102,12 @@ impl Publisher {
         let cluster = &wanted.bundle.cluster;
         let counted = match outcome {
             Outcome::Applied(applied) => {
-                let event_to_receipt_ms =
-                    tracked.pending_since.map(|event| driver::now().0.saturating_sub(event.0));
+                let event_to_receipt_ms = tracked.pending_since.map(|event| now().0.saturating_sub(event.0));
                 if let Some(ms) = event_to_receipt_ms {
                     self.metrics.converged(Duration::from_millis(ms));
                 }
                 self.metrics.backoff(cluster, Duration::ZERO);
-                self.metrics.programmed(cluster, driver::now());
+                self.metrics.programmed(cluster, now());
                 self.metrics.live_updates(cluster, applied.commands);
                 self.metrics
                     .stage(Stage::Apply, Duration::from_millis(applied.check_ms + applied.activate_ms));

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use interlock_core::compile::{Boot, NetworkAction};
 use interlock_core::model::{ClusterName, ContainerId, EngineId};
@@ -12,6 +11,7 @@ use interlock_crds::{ServiceClusterSpec, StatsSpec};
 use tokio::sync::watch;
 
 use super::actions::{Act, Acting};
+use super::clock::now;
 use super::driver::{Driver, Parts};
 use super::publish::Publisher;
 use super::world::Sources;
@@ -88,7 +88,8 @@ pub async fn run(
         store: Store::open(&settings.state)?,
         identity: Identity {
             operator: settings.operator_id.clone(),
-            epoch: epoch(),
+            // Later starts are greater, which is all that is asked of it.
+            epoch: now().0,
             ceiling_ms: settings.pace.ceiling.as_millis(),
         },
         resync: settings.pace.resync.get(),
@@ -99,12 +100,6 @@ pub async fn run(
     };
     Driver::new(parts).run(stop.subscribe()).await;
     Ok(())
-}
-
-/// Milliseconds since the epoch: later starts are greater, which is all that is asked of it.
-fn epoch() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn certificate_folders(settings: &Settings) -> BTreeMap<ClusterName, PathBuf> {

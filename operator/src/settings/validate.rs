@@ -12,7 +12,7 @@ use tracing_subscriber::EnvFilter;
 use super::layers::Layers;
 use super::{Environment, Invalid, SettingsError};
 
-/// The longest that DESIGN.md's way of the data lets changes be gathered.
+/// The longest that changes may be gathered (ARCHITECTURE.md, "Pace").
 const MAX_CEILING: Duration = Duration::from_millis(500);
 const MIN_RESYNC: Duration = Duration::from_secs(1);
 

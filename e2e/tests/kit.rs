@@ -24,7 +24,11 @@ async fn the_app_says_who_it_is() -> Result {
         let count = Call::post(address, "shop.test", "/count?id=7", "body");
         ensure_eq!(count.clone().send().await?.json()?["times"], 1, "first");
         ensure_eq!(count.send().await?.json()?["times"], 2, "second");
-        ensure_eq!(app.logs().await?.matches("executed 7").count(), 2, "log");
+        eventually(Duration::from_secs(10), "both are in the log", async || {
+            ensure_eq!(app.logs().await?.matches("executed 7").count(), 2, "lines");
+            Ok(())
+        })
+        .await?;
 
         Call::post(address, "shop.test", "/unhealthy", "").send().await?.expect(200)?;
         http::get(address, "shop.test", "/health").await?.expect(503)?;

@@ -34,6 +34,10 @@ demo-down: ## Remove every trace of the demo (KEEP_IMAGES=1 keeps the images)
 test: ## Everything that must hold: formatting, lints, unit, golden, driver and end-to-end tests
 	@make/test.sh all
 
+.PHONY: test-matrix
+test-matrix: image ## The tests of rendering and serving with HAProxy and nginx of every suite of Debian that answers
+	@make/matrix.sh all
+
 .PHONY: unit
 unit: ## The tests that need no engine
 	@make/test.sh unit
@@ -43,7 +47,7 @@ e2e: ## The end-to-end tests on the real engine (FILTER=name for some of them)
 	@make/test.sh e2e
 
 .PHONY: bench
-bench: image ## How fast routes come alive, what that costs, what is lost: one table (20 minutes; BENCH_SAMPLES=5 for a try)
+bench: image ## How fast routes come alive, what that costs, what is lost: a report (ROWS=fast for some; BENCH_SAMPLES=5 for a try)
 	@make/bench.sh
 
 .PHONY: lint

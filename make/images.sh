@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Builds the images; each is left alone while nothing that it is made of has changed. `images.sh clean` removes them.
+# `images.sh suite NAME` builds the stock proxies of another suite of Debian instead (see make/matrix.sh).
 #
 #   interlock          the static binary from scratch
 #   interlock-haproxy  a proxy with the agent as entry point
@@ -9,9 +10,10 @@
 source "$(dirname "$0")/lib.sh"
 HAPROXY=haproxy:2.6
 NGINX=nginx:1.22
+TAG=${INTERLOCK_TAG:-latest}   # of the images of ours, so that two checkouts can share an engine
 MADE=dev.interlock.made   # the label that says from what an image of ours was made
 
-tags() { docker images --filter "label=$MADE" --format '{{.Repository}}:{{.Tag}}' | grep -v '<none>' | sort -r; }
+tags() { docker images --filter "label=$MADE" --format '{{.Repository}}:{{.Tag}}' | sed '/<none>/d' | sort -r; }
 
 if [ "${1:-}" = clean ]; then
   # Twice, because one may be made from another. An image that a container still uses stays.
@@ -47,16 +49,20 @@ from_registry() {
 
 # debian_files PACKAGE DIRECTORY: the package and everything that it depends on, unpacked, whatever is installed here.
 debian_files() {
-  local package=$1 directory=$2
+  local package=$1 directory=$2 folder
   have apt-get || die "no registry answers, and equal images can be made from Debian's packages only"
-  lists
+  [ -n "$SUITE" ] || lists
   rm -rf "$directory"
   mkdir -p "$directory/debs/partial" "$directory/files"
   # An empty status file makes apt fetch the whole closure.
-  apt-get -qq -y --no-install-recommends -o Dir::State::status=/dev/null -o Debug::NoLocking=1 \
+  apt-get $(suite_options "$SUITE") -qq -y --no-install-recommends -o Dir::State::status=/dev/null -o Debug::NoLocking=1 \
     -o APT::Sandbox::User=root -o "Dir::Cache::archives=$directory/debs" -d install $package \
     >"$directory/apt.log" 2>&1 || { cat "$directory/apt.log" >&2; die "could not fetch $package (try: apt-get update)"; }
   for deb in "$directory"/debs/*.deb; do dpkg-deb --fsys-tarfile "$deb" | tar -x -C "$directory/files" --no-same-owner; done
+  # Newer suites have everything below usr, and the links to it in no package's files.
+  for folder in bin sbin lib lib64; do
+    [ -e "$directory/files/$folder" ] || [ ! -d "$directory/files/usr/$folder" ] || ln -s "usr/$folder" "$directory/files/$folder"
+  done
 }
 
 # with_libraries FILES ROOTFS PROGRAM…: copies programs, their libraries and the loader from one tree to the other,
@@ -64,7 +70,7 @@ debian_files() {
 with_libraries() {
   local files=$1 rootfs=$2 program file loader path
   shift 2
-  path=$(find "$files/lib" "$files/usr/lib" -maxdepth 1 -type d -name '*-linux-gnu*' | paste -sd:)
+  path=$(find "$files/lib/" "$files/usr/lib/" -maxdepth 1 -type d -name '*-linux-gnu*' | paste -sd:)
   loader=$(find "$files"/lib*/ "$files"/usr/lib*/ -maxdepth 1 -name 'ld-linux*.so.*' 2>/dev/null | head -1)
   {
     echo "$loader"
@@ -125,18 +131,19 @@ stock_nginx() {
 # stock NAME IMAGE: the official image, or an equal one.
 stock() {
   local name=$1 image=$2 made tag
-  made=$(cat make/images.sh make/lib.sh images/"$name"/* | digest)
+  made=$( (echo "$SUITE"; cat make/images.sh make/lib.sh images/"$name"/*) | digest)
   docker image inspect "$image" >/dev/null 2>&1 &&
     [ -z "$(docker image inspect -f "{{index .Config.Labels \"$MADE\"}}" "$image")" ] && return 0   # the official one
   current "$image" "$made" && return 0
   from_registry "$image" && { say "$image: official"; return 0; }
-  say "$image: out of Debian's packages"
+  say "$image: out of Debian's packages${SUITE:+ of $SUITE}"
   rm -rf "${BUILD:?}/$name"
   mkdir -p "$BUILD/$name"
   "stock_$name"
   pack "$name" "$BUILD/$name" "$made" "$image"
   rm -rf "${BUILD:?}/$name"
   # The seeds say `docker run haproxy`; an official `latest` is not replaced.
+  [ -n "$SUITE" ] && return 0
   if [ -z "$(docker images -q "$name:latest")" ] || [ -n "$(docker images -q --filter "label=$MADE" "$name:latest")" ]; then
     docker tag "$image" "$name:latest"
   fi
@@ -147,14 +154,14 @@ static_image() {
   local name=$1 directory=$BUILD/$1 made binary
   shift
   made=$( (cat make/images.sh images/"$name"/*; for binary in "$@"; do cat "target/$TARGET/$PROFILE/$binary"; done) | digest)
-  current "$name" "$made" && return 0
-  say "$name"
+  current "$name:$TAG" "$made" && return 0
+  say "$name:$TAG"
   rm -rf "$directory"
   base_tree "$directory/rootfs" interlock 990
   for binary in "$@"; do install "target/$TARGET/$PROFILE/$binary" "$directory/rootfs/usr/local/bin/"; done
   mkdir -p "$directory/rootfs"/{run/interlock/agents,var/lib/interlock}
   archive "$directory"
-  pack "$name" "$directory" "$made" "$name"
+  pack "$name" "$directory" "$made" "$name:$TAG"
   rm -rf "$directory"
 }
 
@@ -162,17 +169,26 @@ static_image() {
 agent_image() {
   local name=$1 base=$2 directory=$BUILD/$1 made
   made=$( (cat make/images.sh images/"$name"/*; docker image inspect -f '{{.Id}}' "$base"; cat "target/$TARGET/$PROFILE/interlock") | digest)
-  current "$name" "$made" && return 0
-  say "$name"
+  current "$name:$TAG" "$made" && return 0
+  say "$name:$TAG"
   rm -rf "$directory"
   mkdir -p "$directory/rootfs"/{usr/local/bin,run/interlock/agents}
   install "target/$TARGET/$PROFILE/interlock" "$directory/rootfs/usr/local/bin/"
   archive "$directory"
-  pack "$name" "$directory" "$made" "$name"
+  pack "$name" "$directory" "$made" "$name:$TAG"
   rm -rf "$directory"
 }
 
 engine
+SUITE=
+if [ "${1:-}" = suite ]; then
+  haproxy=haproxy:$(suite_version "$2" haproxy) nginx=nginx:$(suite_version "$2" nginx)
+  # The machine's own suite has its pair made by everybody else, too: the same one.
+  [ "$2" = "$(. /etc/os-release && echo "${VERSION_CODENAME:-}")" ] || SUITE=$2
+  stock haproxy "$haproxy"
+  stock nginx "$nginx"
+  exit
+fi
 PROFILE=${PROFILE:-image}
 TARGET=${TARGET:-$(rustc -vV | sed -n 's/^host: //p')}
 stock haproxy "$HAPROXY"

@@ -45,6 +45,69 @@ lists() {
   [ -n "$(find /var/lib/apt/lists -name '*_Packages*' -print -quit 2>/dev/null)" ] || as_root apt-get update -qq
 }
 
+# suite_options SUITE: apt's options for another suite of Debian, with lists of its own; the machine's own apt is not
+# touched. Nothing for the machine's own suite, which has no name here.
+suite_options() {
+  local folder=$BUILD/suites/$1
+  [ -n "$1" ] || return 0
+  echo "-o Dir::Etc::SourceList=$folder/sources.list -o Dir::Etc::SourceParts=/dev/null -o Dir::State::lists=$folder/lists" \
+    "-o Dir::State::status=/dev/null -o Dir::Cache=$folder -o APT::Sandbox::User=root -o Debug::NoLocking=1" \
+    "-o Acquire::Languages=none"
+}
+
+# suite_lists SUITE: fetches them once a day; fails where there is no such suite.
+suite_lists() {
+  local folder=$BUILD/suites/$1 mirror
+  [ -z "$(find "$folder/lists" -name '*_Packages*' -mtime -1 -print -quit 2>/dev/null)" ] || return 0
+  mirror=$(apt-get indextargets --format '$(SITE)' 2>/dev/null | grep -m 1 '/debian$' || echo http://deb.debian.org/debian)
+  mkdir -p "$folder/lists/partial" "$folder/archives/partial"
+  echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $1 main" >"$folder/sources.list"
+  apt-get $(suite_options "$1") -qq update >"$folder/apt.log" 2>&1 && ! grep -q '^[EW]:.*Failed' "$folder/apt.log"
+}
+
+# suite_version SUITE PACKAGE: the first two numbers of the version that it has.
+suite_version() {
+  apt-cache $(suite_options "$1") policy "$2" | sed -n 's/^ *Candidate: \([0-9]*:\)\?\([0-9]*\.[0-9]*\).*/\2/p'
+}
+
+# suite_pairs: the array `pairs` of "SUITE HAPROXY NGINX", one for each suite that answers and has something new, from
+# the oldest to the newest; the next stable one has no number of its own yet. SUITES names others.
+suite_pairs() {
+  local suite pair seen=" "
+  pairs=()
+  for suite in ${SUITES-bookworm trixie forky sid}; do
+    suite_lists "$suite" || { say "$suite: no such suite at this mirror"; continue; }
+    pair="$(suite_version "$suite" haproxy) $(suite_version "$suite" nginx)"
+    [[ $seen == *" $pair "* ]] && continue   # nothing new
+    seen+="$pair "
+    pairs+=("$suite $pair")
+    say "$suite: HAProxy ${pair% *}, nginx ${pair#* }"
+  done
+}
+
+# suite_programs SUITE HAPROXY NGINX: the images' own programs, to be found first in a PATH. Each is a program like any
+# other: it finds its loader and its libraries by itself, so that whoever looks at its process sees what it is.
+suite_programs() {
+  local name version folder container bin=$BUILD/suites/$1/bin
+  need patchelf=patchelf
+  rm -rf "$bin"
+  mkdir -p "$bin"
+  for name in haproxy nginx; do
+    [ $name = haproxy ] && version=$2 || version=$3
+    folder=$BUILD/suites/$1/$name
+    rm -rf "$folder"
+    mkdir -p "$folder"
+    container=$(docker create "$name:$version")
+    docker export "$container" | tar -x -C "$folder" --no-same-owner --exclude=dev
+    docker rm "$container" >/dev/null
+    install "$(find "$folder/usr" -path '*/sbin/*' -name $name -type f | head -1)" "$bin/$name"
+    patchelf --force-rpath \
+      --set-rpath "$(find "$folder/lib/" "$folder/usr/lib/" -maxdepth 1 -type d -name '*-linux-gnu*' 2>/dev/null | paste -sd:)" \
+      --set-interpreter "$(find "$folder"/lib*/ "$folder"/usr/lib*/ -maxdepth 1 -name 'ld-linux*.so.*' 2>/dev/null | head -1)" \
+      "$bin/$name"
+  done
+}
+
 # Where `docker` itself comes from the environment (DOCKER_HOST) it is somebody's own choice and only asked.
 engine() {
   need docker=docker.io

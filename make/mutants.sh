@@ -10,7 +10,7 @@ git ls-files -z --cached --others --exclude-standard | tar --create --null --fil
 export CARGO_TARGET_DIR="$PWD/target/mutants"
 
 tests() {
-    (cd "$copy" && cargo test --quiet --package interlock-core --test golden --test explain) >"$copy/log" 2>&1
+    (cd "$copy" && cargo test --quiet --package interlock-core --test golden --test explain --test seats) >"$copy/log" 2>&1
 }
 
 if ! tests; then

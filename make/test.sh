@@ -45,6 +45,7 @@ case ${1:-all} in
     make/images.sh
     say "tests"
     run --workspace
+    make/matrix.sh newest
     ;;
   *) die "usage: $0 all|unit|e2e|lint" ;;
 esac

@@ -27,6 +27,9 @@ pub struct Configuration {
     pub operator_id: OperatorId,
     /// The folder that holds what must survive a restart of the operator.
     pub state_directory: StateDirectory,
+    /// A folder, or one file, of `Route` documents (`.yaml`, `.yml`, `.json`); watched. None: labels alone count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub manifests: Option<String>,
     /// The clusters; none: one implicit cluster for each kind of proxy.
     pub clusters: Vec<NamedCluster>,
 }

@@ -31,6 +31,9 @@ impl ProxyKind {
 /// The settings of one proxy fleet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(example = serde_json::json!({
+    "proxy": "haproxy", "proxies": ["edge-1"], "certificates": {"directory": "/etc/interlock/certificates"},
+}))]
 pub struct ServiceClusterSpec {
     /// Which proxy the cluster runs.
     pub proxy: ProxyKind,
@@ -76,6 +79,13 @@ pub struct ServiceClusterSpec {
     /// Whether a route is emptied when all of its endpoints turn unhealthy at once.
     #[serde(default)]
     pub empty_when_all_unhealthy: bool,
+    /// How long new requests wait when the last endpoint of a route has gone, for the one that takes its
+    /// place (HAProxy); on nginx, how long they are answered 503 with `Retry-After`. 0: not at all.
+    #[serde(default = "default_hold")]
+    pub hold: Period,
+    /// The most requests of one route that wait at once; what comes beyond them is answered 503.
+    #[serde(default = "default_hold_max")]
+    pub hold_max: u32,
     /// How endpoints are probed.
     #[serde(default)]
     pub probes: ProbeSpec,
@@ -107,6 +117,14 @@ fn default_domain() -> String {
     "local".to_owned()
 }
 
+const fn default_hold() -> Period {
+    Period::secs(10)
+}
+
+const fn default_hold_max() -> u32 {
+    1_000
+}
+
 impl ServiceClusterSpec {
     /// The cluster that a configuration-free run makes for one kind of proxy.
     pub fn implicit(proxy: ProxyKind) -> Self {
@@ -125,6 +143,8 @@ impl ServiceClusterSpec {
             timeouts: TimeoutsSpec::default(),
             readiness: ReadinessMode::default(),
             empty_when_all_unhealthy: false,
+            hold: default_hold(),
+            hold_max: default_hold_max(),
             probes: ProbeSpec::default(),
             max_connections: None,
             certificates: CertificatesSpec::default(),
@@ -146,11 +166,14 @@ pub struct ListenersSpec {
     pub https: u16,
     /// Whether the HTTPS port is bound even without any certificate (and refuses every handshake).
     pub https_always: bool,
+    /// Whether ports are bound on IPv6 too. Where the proxy's kernel has no IPv6 sockets they are not, whatever this
+    /// says.
+    pub ipv6: bool,
 }
 
 impl Default for ListenersSpec {
     fn default() -> Self {
-        Self { http: 80, https: 443, https_always: false }
+        Self { http: 80, https: 443, https_always: false, ipv6: true }
     }
 }
 
@@ -308,13 +331,31 @@ pub struct StatsSpec {
 pub struct HaproxySpec {
     /// How long an old worker may finish what it has after a reload.
     pub drain: Period,
+    /// Old workers that may still finish what they have before what needs a reload waits; 0: any number.
+    pub max_old_workers: u16,
     /// Server slots of the smallest backend; a fuller backend has the next power of two.
     pub min_slots: u16,
+    /// Empty backends that wait for new hosts, so that these need no reload; 0: none.
+    pub spares: u16,
+    /// How long an endpoint that has just become ready gets less than its share, in whole seconds, where the workload
+    /// says nothing; 0: not at all.
+    pub slow_start: Period,
+}
+
+impl HaproxySpec {
+    /// The longest slow start.
+    pub const SLOW_START_MOST: Period = Period::secs(60 * 60);
 }
 
 impl Default for HaproxySpec {
     fn default() -> Self {
-        Self { drain: Period::secs(30 * 60), min_slots: 4 }
+        Self {
+            drain: Period::secs(30 * 60),
+            max_old_workers: 3,
+            min_slots: 4,
+            spares: 32,
+            slow_start: Period::secs(0),
+        }
     }
 }
 
@@ -327,10 +368,13 @@ pub struct NginxSpec {
     pub worker_processes: Option<u16>,
     /// How long an old worker may finish what it has after a reload.
     pub drain: Period,
+    /// Reloads whose old workers may still finish what they have before further changes wait; 0: any number.
+    /// What takes an endpoint out of rotation never waits.
+    pub max_old_workers: u16,
 }
 
 impl Default for NginxSpec {
     fn default() -> Self {
-        Self { worker_processes: None, drain: Period::secs(30 * 60) }
+        Self { worker_processes: None, drain: Period::secs(30 * 60), max_old_workers: 3 }
     }
 }

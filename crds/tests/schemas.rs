@@ -4,21 +4,19 @@
 
 use std::path::{Path, PathBuf};
 
-use interlock_crds::{API_VERSION, Configuration, ServiceClusterSpec};
+use interlock_crds::schema::{self, Kind};
+use interlock_crds::{
+    API_VERSION, Configuration, Engine, EngineSpec, Route, RouteSpec, ServiceCluster, ServiceClusterSpec,
+};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-/// Plain JSON Schema for editors: `# yaml-language-server: $schema=…/configuration.json`.
-fn editor_schema<T: JsonSchema>(title: &str) -> Value {
-    let schema = SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<T>();
-    let mut schema = sorted(Schema::to_value(schema));
-    schema["title"] = json!(title);
-    schema
-}
-
 /// A `CustomResourceDefinition` around a spec, structural as Kubernetes wants it.
-fn definition<T: JsonSchema>(kind: &str, plural: &str) -> Value {
+fn definition<T: JsonSchema>(kind: Kind, scope: &str) -> Value {
+    let plural = format!("{}s", kind.as_str().to_lowercase());
+    let kind = (kind.as_str(), kind.short());
     let settings = SchemaSettings::openapi3().with(|settings| {
         settings.meta_schema = None;
         settings.inline_subschemas = true;
@@ -33,8 +31,10 @@ fn definition<T: JsonSchema>(kind: &str, plural: &str) -> Value {
         "metadata": {"name": format!("{plural}.{group}")},
         "spec": {
             "group": group,
-            "names": {"kind": kind, "plural": plural, "singular": kind.to_lowercase()},
-            "scope": "Cluster",
+            "names": {
+                "kind": kind.0, "plural": plural, "singular": kind.0.to_lowercase(), "shortNames": [kind.1],
+            },
+            "scope": scope,
             "versions": [{
                 "name": version,
                 "served": true,
@@ -45,7 +45,7 @@ fn definition<T: JsonSchema>(kind: &str, plural: &str) -> Value {
                     "required": ["spec"],
                     "properties": {
                         "apiVersion": text(&format!("`{API_VERSION}`.")),
-                        "kind": text(&format!("`{kind}`.")),
+                        "kind": text(&format!("`{}`.", kind.0)),
                         "metadata": {"type": "object"},
                         "spec": spec,
                     },
@@ -66,6 +66,7 @@ fn structural(schema: &mut Value) {
             }
             map.remove("title");
             merge_all_of(map);
+            merge_nullable(map);
             merge_constants(map);
             map.values_mut().for_each(structural);
         }
@@ -80,6 +81,19 @@ fn merge_all_of(map: &mut Map<String, Value>) {
     for part in parts {
         let Value::Object(part) = part else { continue };
         for (key, value) in part {
+            map.entry(key).or_insert(value);
+        }
+    }
+}
+
+/// `anyOf` of a type and null is how an optional enum is written.
+fn merge_nullable(map: &mut Map<String, Value>) {
+    let Some(Value::Array(parts)) = map.remove("anyOf") else { return };
+    assert_eq!(parts.len(), 2, "only an optional type: {parts:?}");
+    for part in parts {
+        let Value::Object(part) = part else { continue };
+        let null = part.get("enum") == Some(&json!([null]));
+        for (key, value) in part.into_iter().filter(|(key, _)| !null || key == "nullable") {
             map.entry(key).or_insert(value);
         }
     }
@@ -140,14 +154,69 @@ fn yaml_text(definition: &Value) -> String {
 
 #[test]
 fn editor_schemas_are_current() {
-    is_current("configuration.json", &json_text(&editor_schema::<Configuration>("Configuration")));
-    is_current("servicecluster.json", &json_text(&editor_schema::<ServiceClusterSpec>("ServiceClusterSpec")));
+    for kind in Kind::ALL {
+        is_current(&format!("{}.json", kind.as_str().to_lowercase()), &json_text(&kind.schema()));
+    }
+}
+
+/// The definition of each kind that is a document.
+fn definitions() -> [(&'static str, Value); 3] {
+    [
+        ("servicecluster.yaml", definition::<ServiceClusterSpec>(Kind::ServiceCluster, "Cluster")),
+        ("route.yaml", definition::<RouteSpec>(Kind::Route, "Namespaced")),
+        ("engine.yaml", definition::<EngineSpec>(Kind::Engine, "Cluster")),
+    ]
 }
 
 #[test]
 fn definitions_are_current() {
-    let definition = definition::<ServiceClusterSpec>("ServiceCluster", "serviceclusters");
-    is_current("servicecluster.yaml", &yaml_text(&definition));
+    for (file, definition) in definitions() {
+        is_current(file, &yaml_text(&definition));
+    }
+}
+
+/// The examples of a kind, each put into a document.
+fn examples<T: DeserializeOwned>(kind: Kind, spec: &str) -> Vec<T> {
+    let schema = kind.schema();
+    let examples = schema["$defs"][spec]["examples"].as_array().cloned().unwrap_or_default();
+    examples
+        .into_iter()
+        .map(|spec| {
+            let document = json!({
+                "apiVersion": API_VERSION, "kind": kind.as_str(), "metadata": {"name": "example"}, "spec": spec,
+            });
+            serde_json::from_value(document).unwrap()
+        })
+        .collect()
+}
+
+#[test]
+fn every_kind_has_examples_that_it_takes() {
+    assert!(examples::<Route>(Kind::Route, "RouteSpec").len() >= 2);
+    assert!(!examples::<ServiceCluster>(Kind::ServiceCluster, "ServiceClusterSpec").is_empty());
+    assert!(!examples::<Engine>(Kind::Engine, "EngineSpec").is_empty());
+}
+
+#[test]
+fn a_kind_is_found_by_any_of_its_names() {
+    for (word, kind) in [
+        ("route", Some(Kind::Route)),
+        ("Routes", Some(Kind::Route)),
+        ("rt", Some(Kind::Route)),
+        ("SC", Some(Kind::ServiceCluster)),
+        ("engines", Some(Kind::Engine)),
+        ("ingress", None),
+    ] {
+        assert_eq!(Kind::of(word), kind, "{word}");
+    }
+}
+
+#[test]
+fn a_misspelt_field_is_refused() {
+    let text = r#"{"apiVersion": "interlock.dev/v1alpha1", "kind": "Route", "metadata": {"name": "a"},
+        "spec": {"hostnames": ["a.example.com"], "rules": [{"backendRef": []}]}}"#;
+    let error = serde_json::from_str::<Route>(text).unwrap_err().to_string();
+    assert!(error.contains("unknown field `backendRef`"), "{error}");
 }
 
 /// Fields without a description, as paths.
@@ -175,27 +244,31 @@ fn undescribed(schema: &Value, at: &str, found: &mut Vec<String>) {
 #[test]
 fn every_field_is_described() {
     let mut found = Vec::new();
-    undescribed(&editor_schema::<Configuration>("Configuration"), "", &mut found);
-    let spec = definition::<ServiceClusterSpec>("ServiceCluster", "serviceclusters");
-    undescribed(
-        &spec["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"],
-        "spec",
-        &mut found,
-    );
+    for kind in Kind::ALL {
+        undescribed(&kind.schema(), kind.as_str(), &mut found);
+    }
+    for (file, definition) in definitions() {
+        let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+        undescribed(schema, file, &mut found);
+    }
     assert!(found.is_empty(), "without a description: {found:#?}");
 }
 
 /// What the schemas are for: a default configuration fits, a misspelt key does not.
 #[test]
 fn the_schema_closes_every_object() {
-    let schema = editor_schema::<Configuration>("Configuration");
-    let definitions = schema["$defs"].as_object().unwrap();
-    let open: Vec<&String> = definitions
-        .iter()
-        .filter(|(_, schema)| {
-            schema.get("properties").is_some() && schema["additionalProperties"] != json!(false)
-        })
-        .map(|(name, _)| name)
-        .collect();
-    assert!(open.is_empty(), "unknown keys pass in {open:?}");
+    assert_eq!(schema::of::<Configuration>("Configuration"), Kind::Configuration.schema());
+    for kind in Kind::ALL {
+        let schema = kind.schema();
+        assert_eq!(schema["additionalProperties"], json!(false), "{}", kind.as_str());
+        let definitions = schema["$defs"].as_object().unwrap();
+        let open: Vec<&String> = definitions
+            .iter()
+            .filter(|(_, schema)| {
+                schema.get("properties").is_some() && schema["additionalProperties"] != json!(false)
+            })
+            .map(|(name, _)| name)
+            .collect();
+        assert!(open.is_empty(), "unknown keys pass in {open:?}");
+    }
 }

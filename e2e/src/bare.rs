@@ -1,6 +1,6 @@
 //! A proxy alone: a bundle's files in a folder of its own, the real binary on loopback, nothing else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use interlock_core::bundle::{Bundle, Paths};
 use interlock_core::model::Digest;
+use interlock_core::plan::Abilities;
 use interlock_crds::ProxyKind;
 use tempfile::TempDir;
 
@@ -93,6 +94,40 @@ impl Proxy {
         fs::read_to_string(self.dir.path().join("stderr"))
     }
 
+    /// Tells the proxy's first process to reload (nginx).
+    pub fn reload(&self) -> io::Result<()> {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        Ok(rustix::process::kill_process(pid, rustix::process::Signal::HUP)?)
+    }
+
+    /// The same, and waits until only workers accept that were not there before.
+    pub fn reload_whole(&self) -> io::Result<()> {
+        let before = self.workers()?;
+        self.reload()?;
+        let begin = Instant::now();
+        loop {
+            let now = self.workers()?;
+            if !now.is_empty() && now.is_disjoint(&before) {
+                return Ok(());
+            }
+            if begin.elapsed() > START {
+                return Err(io::Error::other(format!("no new worker: {before:?} before, {now:?} now")));
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// The workers of nginx that accept connections, as their titles say.
+    fn workers(&self) -> io::Result<BTreeSet<u32>> {
+        let master = self.child.id();
+        let children = fs::read_to_string(format!("/proc/{master}/task/{master}/children"))?;
+        let accepts = |pid: &u32| {
+            let title = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            title.starts_with("nginx: worker process") && !title.contains("is shutting down")
+        };
+        Ok(children.split_whitespace().filter_map(|pid| pid.parse().ok()).filter(accepts).collect())
+    }
+
     /// The folder with the generation's files.
     pub fn folder(&self) -> &Path {
         self.dir.path()
@@ -118,6 +153,20 @@ fn stop(child: &mut Child) {
         }
         thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// What the machine's own proxy can do: the one that is found first, so that a `PATH` decides.
+pub fn abilities(kind: ProxyKind) -> io::Result<Abilities> {
+    let output = match kind {
+        ProxyKind::Haproxy => Command::new("haproxy").arg("-v").output()?,
+        ProxyKind::Nginx => Command::new("nginx").arg("-v").output()?,
+    };
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    let name = kind.as_str();
+    let number = said.split([' ', '/', '-']).find(|word| word.starts_with(|c: char| c.is_ascii_digit()));
+    let mut parts = number.unwrap_or_default().split('.');
+    let version = format!("{name}-{}.{}", parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    version.parse().map_err(|_| io::Error::other(format!("no version in what {name} says: {said}")))
 }
 
 /// A port that nobody listens on just now.

@@ -1,7 +1,8 @@
 //! Containers of a test: how one is described, and what can be done to one that runs.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::io::Read as _;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use bollard::Docker;
@@ -9,7 +10,7 @@ use bollard::container::LogOutput;
 use bollard::exec::StartExecResults;
 use bollard::models::{
     ContainerCreateBody, ContainerInspectResponse, EndpointSettings, ExecConfig, HealthConfig, HostConfig,
-    NetworkingConfig, PortBinding, RestartPolicy, RestartPolicyNameEnum,
+    NetworkingConfig, PortBinding, ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
 };
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, KillContainerOptionsBuilder, LogsOptionsBuilder,
@@ -18,6 +19,7 @@ use bollard::query_parameters::{
 };
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
+use serde_json::json;
 
 use crate::{Result, World};
 
@@ -27,7 +29,7 @@ pub struct Run<'w> {
     world: &'w World,
     name: String,
     networks: Vec<String>,
-    files: Vec<(String, Vec<u8>)>,
+    files: Vec<(String, Vec<u8>, u32)>,
     body: ContainerCreateBody,
     host: HostConfig,
 }
@@ -35,7 +37,7 @@ pub struct Run<'w> {
 impl<'w> Run<'w> {
     pub(crate) fn new(world: &'w World, short: &str, image: &str) -> Self {
         let body = ContainerCreateBody {
-            image: Some(image.to_owned()),
+            image: Some(crate::image(image)),
             labels: Some(HashMap::from([world.label()])),
             env: Some(Vec::new()),
             exposed_ports: Some(Vec::new()),
@@ -124,8 +126,21 @@ impl<'w> Run<'w> {
 
     /// A file that is put into the container before it starts.
     #[must_use]
-    pub fn file(mut self, path: &str, content: impl Into<Vec<u8>>) -> Self {
-        self.files.push((path.to_owned(), content.into()));
+    pub fn file(self, path: &str, content: impl Into<Vec<u8>>) -> Self {
+        self.file_of_mode(path, content, 0o644)
+    }
+
+    /// The same with another mode.
+    #[must_use]
+    pub fn file_of_mode(mut self, path: &str, content: impl Into<Vec<u8>>, mode: u32) -> Self {
+        self.files.push((path.to_owned(), content.into(), mode));
+        self
+    }
+
+    /// Without a capability: `DAC_OVERRIDE`, by which root reads what it may not.
+    #[must_use]
+    pub fn without(mut self, capability: &str) -> Self {
+        self.host.cap_drop.get_or_insert_default().push(capability.to_owned());
         self
     }
 
@@ -141,6 +156,41 @@ impl<'w> Run<'w> {
             retries: Some(2),
             ..HealthConfig::default()
         });
+        self
+    }
+
+    /// `--ulimit nofile=…`, soft and hard.
+    #[must_use]
+    pub fn open_files(mut self, most: i64) -> Self {
+        let name = Some("nofile".to_owned());
+        let limit = ResourcesUlimits { name, soft: Some(most), hard: Some(most) };
+        self.host.ulimits.get_or_insert_default().push(limit);
+        self
+    }
+
+    /// `--memory`, in bytes.
+    #[must_use]
+    pub fn memory(mut self, bytes: i64) -> Self {
+        self.host.memory = Some(bytes);
+        self
+    }
+
+    /// Without IPv6 sockets, as where the kernel was booted with `ipv6.disable=1`.
+    #[must_use]
+    pub fn without_ipv6(mut self) -> Self {
+        let refused = json!({
+            "names": ["socket"], "action": "SCMP_ACT_ERRNO", "errnoRet": rustix::io::Errno::AFNOSUPPORT.raw_os_error(),
+            "args": [{ "index": 0, "op": "SCMP_CMP_EQ", "value": 10 }],
+        });
+        let profile = json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [refused] });
+        self.host.security_opt.get_or_insert_default().push(format!("seccomp={profile}"));
+        self
+    }
+
+    /// `--sysctl`.
+    #[must_use]
+    pub fn sysctl(mut self, key: &str, value: &str) -> Self {
+        self.host.sysctls.get_or_insert_default().insert(key.to_owned(), value.to_owned());
         self
     }
 
@@ -180,6 +230,13 @@ impl<'w> Run<'w> {
         self
     }
 
+    /// The signal that asks for its end.
+    #[must_use]
+    pub fn stop_signal(mut self, signal: &str) -> Self {
+        self.body.stop_signal = Some(signal.to_owned());
+        self
+    }
+
     /// Creates it without starting it.
     pub async fn create(mut self) -> Result<Container> {
         let docker = self.world.docker();
@@ -198,8 +255,8 @@ impl<'w> Run<'w> {
         for network in self.networks.iter().skip(1) {
             container.connect(network).await?;
         }
-        for (path, content) in self.files {
-            container.put(&path, &content).await?;
+        for (path, content, mode) in self.files {
+            container.put_of_mode(&path, &content, mode).await?;
         }
         Ok(container)
     }
@@ -306,6 +363,32 @@ impl Container {
         Ok(address.ok_or_else(|| format!("{} has no address in {network}", self.name))?.parse()?)
     }
 
+    /// Its global IPv6 address in a network, by the network's full name.
+    pub async fn address6(&self, network: &str) -> Result<Ipv6Addr> {
+        let networks = self.inspect().await?.network_settings.and_then(|settings| settings.networks);
+        let address = networks.unwrap_or_default().remove(network).and_then(|it| it.global_ipv6_address);
+        let address = address.filter(|address| !address.is_empty());
+        Ok(address.ok_or_else(|| format!("{} has no IPv6 address in {network}", self.name))?.parse()?)
+    }
+
+    /// `docker export`: every file of its own file system, by path; mounts are empty folders there.
+    pub async fn export(&self) -> Result<Vec<(String, Vec<u8>)>> {
+        let mut pieces = std::pin::pin!(self.docker.export_container(&self.id));
+        let mut archive = Vec::new();
+        while let Some(piece) = pieces.try_next().await? {
+            archive.extend_from_slice(&piece);
+        }
+        let mut files = Vec::new();
+        for entry in tar::Archive::new(&archive[..]).entries()? {
+            let mut entry = entry?;
+            let path = entry.path()?.display().to_string();
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content)?;
+            files.push((path, content));
+        }
+        Ok(files)
+    }
+
     /// A port on its own address: past the engine's userland proxy, which accepts before anybody listens.
     pub async fn at(&self, network: &str, port: u16) -> Result<SocketAddr> {
         Ok(SocketAddr::new(self.address(network).await?, port))
@@ -317,9 +400,8 @@ impl Container {
         let bindings = ports.unwrap_or_default().remove(&format!("{port}/tcp")).flatten().unwrap_or_default();
         let binding =
             bindings.into_iter().next().ok_or_else(|| format!("{} publishes no {port}", self.name))?;
-        let address =
-            format!("{}:{}", binding.host_ip.unwrap_or_default(), binding.host_port.unwrap_or_default());
-        Ok(address.parse()?)
+        let address: IpAddr = binding.host_ip.unwrap_or_default().parse()?;
+        Ok(SocketAddr::new(address, binding.host_port.unwrap_or_default().parse()?))
     }
 
     /// What it has written so far, standard output and error together.
@@ -354,10 +436,14 @@ impl Container {
 
     /// Writes a file into it, running or not; the folder need not exist.
     pub async fn put(&self, path: &str, content: &[u8]) -> Result {
+        self.put_of_mode(path, content, 0o644).await
+    }
+
+    async fn put_of_mode(&self, path: &str, content: &[u8], mode: u32) -> Result {
         let mut archive = tar::Builder::new(Vec::new());
         let mut header = tar::Header::new_gnu();
         header.set_size(u64::try_from(content.len())?);
-        header.set_mode(0o644);
+        header.set_mode(mode);
         archive.append_data(&mut header, path.trim_start_matches('/'), content)?;
         let archive = bollard::body_full(Bytes::from(archive.into_inner()?));
         let options = UploadToContainerOptionsBuilder::new().path("/").build();

@@ -146,7 +146,7 @@ pub async fn exchange(
     Ok(Answer { status: head.status.as_u16(), headers: head.headers, body, took: begin.elapsed() })
 }
 
-fn client_config(roots: &[CertificateDer<'static>]) -> Result<ClientConfig> {
+pub(crate) fn client_config(roots: &[CertificateDer<'static>]) -> Result<ClientConfig> {
     let mut store = RootCertStore::empty();
     for root in roots {
         store.add(root.clone())?;

@@ -5,11 +5,13 @@
 
 pub mod bare;
 pub mod container;
+pub mod double;
 pub mod http;
 pub mod load;
 pub mod operator;
 pub mod private;
 pub mod stage;
+pub mod tls;
 pub mod wait;
 pub mod world;
 
@@ -26,6 +28,18 @@ pub use world::{Kind, Network, World};
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
 /// The result of a test and of everything that it is made of.
 pub type Result<T = ()> = std::result::Result<T, Error>;
+
+/// The images that `make image` builds.
+const IMAGES: &[&str] =
+    &["interlock", world::APP, "interlock-docker-filter", "interlock-haproxy", "interlock-nginx"];
+
+/// The full name of an image: of ours, the tag that this checkout builds (`INTERLOCK_TAG`, as in make/images.sh).
+pub fn image(name: &str) -> String {
+    match std::env::var("INTERLOCK_TAG") {
+        Ok(tag) if IMAGES.contains(&name) => format!("{name}:{tag}"),
+        _ => name.to_owned(),
+    }
+}
 
 /// Ends a test, or one try of [`eventually`], unless a condition holds.
 #[macro_export]

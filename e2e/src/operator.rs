@@ -31,8 +31,11 @@ pub struct Start<'w> {
     socket: String,
     config: Value,
     volumes: Vec<String>,
-    files: Vec<(String, Vec<u8>)>,
+    files: Vec<(String, Vec<u8>, u32)>,
+    without: Vec<String>,
     arguments: Vec<String>,
+    /// Whether it sees everybody else stop when its engine does.
+    outlives: bool,
     /// The image and the network of proxy and operator in one container.
     embedded: Option<(&'static str, String)>,
 }
@@ -53,7 +56,9 @@ impl Operator {
             }),
             volumes: Vec::new(),
             files: Vec::new(),
+            without: Vec::new(),
             arguments: Vec::new(),
+            outlives: false,
             embedded: None,
         }
     }
@@ -132,8 +137,21 @@ impl Start<'_> {
 
     /// A file in its container.
     #[must_use]
-    pub fn file(mut self, path: &str, content: &[u8]) -> Self {
-        self.files.push((path.to_owned(), content.to_vec()));
+    pub fn file(self, path: &str, content: &[u8]) -> Self {
+        self.file_of_mode(path, content, 0o644)
+    }
+
+    /// The same with another mode.
+    #[must_use]
+    pub fn file_of_mode(mut self, path: &str, content: &[u8], mode: u32) -> Self {
+        self.files.push((path.to_owned(), content.to_vec(), mode));
+        self
+    }
+
+    /// Without a capability.
+    #[must_use]
+    pub fn without(mut self, capability: &str) -> Self {
+        self.without.push(capability.to_owned());
         self
     }
 
@@ -141,6 +159,13 @@ impl Start<'_> {
     #[must_use]
     pub fn argument(mut self, argument: &str) -> Self {
         self.arguments.push(argument.to_owned());
+        self
+    }
+
+    /// It hears nothing of an engine's stop, and so sees everybody else stop, until it is killed.
+    #[must_use]
+    pub fn outlives(mut self) -> Self {
+        self.outlives = true;
         self
     }
 
@@ -173,11 +198,18 @@ impl Start<'_> {
             .volume(&format!("{}:/var/run/docker.sock", self.socket))
             // JSON is YAML.
             .file(CONFIG, self.config.to_string());
+        if self.outlives {
+            // Which does nothing to whoever has not asked for it.
+            run = run.stop_signal("SIGWINCH").stop_timeout(4);
+        }
         for volume in &self.volumes {
             run = run.volume(volume);
         }
-        for (path, content) in self.files {
-            run = run.file(&path, content);
+        for (path, content, mode) in self.files {
+            run = run.file_of_mode(&path, content, mode);
+        }
+        for capability in &self.without {
+            run = run.without(capability);
         }
         Ok(Operator { container: run.start().await?, network })
     }
@@ -190,7 +222,8 @@ impl Start<'_> {
     }
 }
 
-fn merge(base: &mut Value, over: Value) {
+/// Lays settings over others: objects field by field, anything else whole.
+pub(crate) fn merge(base: &mut Value, over: Value) {
     match (base, over) {
         (Value::Object(base), Value::Object(over)) => {
             for (key, value) in over {

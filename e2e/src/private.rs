@@ -128,7 +128,7 @@ impl PrivateEngine {
 
     /// Copies an image from the machine's engine.
     pub async fn load(&self, image: &str) -> Result {
-        let (image, socket) = (image.to_owned(), self.socket());
+        let (image, socket) = (crate::image(image), self.socket());
         tokio::task::spawn_blocking(move || {
             let mut save = Command::new("docker")
                 .args(["save", &image])

@@ -9,7 +9,7 @@ use crate::world::Kind;
 use crate::{Answer, Call, Container, Network, Operator, Result, World, ensure_eq, eventually, operator};
 
 /// A change must have reached every proxy by then.
-pub const SOON: Duration = Duration::from_secs(15);
+pub const SOON: Duration = Duration::from_secs(25);
 
 /// One try's share of it: an endpoint that hangs must not use all of it up.
 const TRY: Duration = Duration::from_secs(2);

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bollard::Docker;
-use bollard::models::NetworkCreateRequest;
+use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest};
 use bollard::query_parameters::{
     ListContainersOptionsBuilder, ListImagesOptionsBuilder, ListNetworksOptionsBuilder,
     ListVolumesOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder, RemoveImageOptionsBuilder,
@@ -20,12 +21,16 @@ use crate::{Result, Run};
 
 /// The label key on everything that a test makes; the value names the test's world.
 pub const LABEL: &str = "dev.interlock.e2e";
-/// The stock HAProxy image.
-pub const HAPROXY: &str = "haproxy:2.6";
-/// The stock nginx image.
-pub const NGINX: &str = "nginx:1.22";
+/// The stock HAProxy image; of another version, with `INTERLOCK_HAPROXY=3.0`.
+static HAPROXY: LazyLock<String> = LazyLock::new(|| stock("haproxy", "INTERLOCK_HAPROXY", "2.6"));
+/// The stock nginx image; of another version, with `INTERLOCK_NGINX=1.26`.
+static NGINX: LazyLock<String> = LazyLock::new(|| stock("nginx", "INTERLOCK_NGINX", "1.22"));
 /// The app.
 pub const APP: &str = "interlock-app";
+
+fn stock(name: &str, key: &str, version: &str) -> String {
+    format!("{name}:{}", std::env::var(key).as_deref().unwrap_or(version))
+}
 
 /// The kinds of proxy, for tests that every proxy must pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,10 +54,10 @@ impl Kind {
     }
 
     /// The stock image.
-    pub const fn stock(self) -> &'static str {
+    pub fn stock(self) -> &'static str {
         match self {
-            Self::Haproxy => HAPROXY,
-            Self::Nginx => NGINX,
+            Self::Haproxy => &HAPROXY,
+            Self::Nginx => &NGINX,
         }
     }
 
@@ -146,12 +151,31 @@ impl World {
 
     /// A bridge network.
     pub async fn network(&self, short: &str) -> Result<Network> {
+        self.network_of(short, NetworkCreateRequest::default()).await
+    }
+
+    /// A bridge network with IPv6 beside IPv4, in a range of its own of `fd00::/8`.
+    pub async fn network6(&self, short: &str) -> Result<Network> {
+        static RANGES: AtomicU32 = AtomicU32::new(0);
+        let (process, number) = (std::process::id(), RANGES.fetch_add(1, Ordering::Relaxed));
+        let subnet = format!("fd69:{:x}:{:x}:{number:x}::/64", process >> 16, process & 0xffff);
+        let range = IpamConfig { subnet: Some(subnet), ..IpamConfig::default() };
+        let ipam = Ipam { config: Some(vec![range]), ..Ipam::default() };
+        let request = NetworkCreateRequest {
+            enable_ipv6: Some(true),
+            ipam: Some(ipam),
+            ..NetworkCreateRequest::default()
+        };
+        self.network_of(short, request).await
+    }
+
+    async fn network_of(&self, short: &str, request: NetworkCreateRequest) -> Result<Network> {
         let name = self.name(short);
         let request = NetworkCreateRequest {
             name: name.clone(),
             driver: Some("bridge".to_owned()),
             labels: Some(HashMap::from([self.label()])),
-            ..NetworkCreateRequest::default()
+            ..request
         };
         self.docker.create_network(request).await?;
         Ok(name)
@@ -173,7 +197,7 @@ impl World {
     /// that the engine takes: lower case.
     pub fn image(&self, image: &str, from: &str, lines: &[&str]) -> Result {
         let (key, value) = self.label();
-        let text = format!("FROM {from}\n{}\nLABEL {key}={value}\n", lines.join("\n"));
+        let text = format!("FROM {}\n{}\nLABEL {key}={value}\n", crate::image(from), lines.join("\n"));
         let mut build = Command::new("docker")
             .env("DOCKER_HOST", format!("unix://{}", self.socket))
             .env("DOCKER_BUILDKIT", "0")

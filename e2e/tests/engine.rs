@@ -76,11 +76,12 @@ async fn a_proxy_that_comes_back_with_its_engine_needs_no_operator() -> Result {
     let world = World::open(&engine.socket(), "reboot").await?;
     let network = world.network("net").await?;
     let host = world.host("shop");
-    Operator::of(&world).start().await?;
+    Operator::of(&world).outlives().start().await?;
     let app = world.app("one", &network).label("interlock.host", &host).start().await?;
     let mut proxies = Vec::new();
     for kind in Kind::ALL {
-        let (proxy, network) = (world.proxy(kind, &network).start().await?, network.clone());
+        let proxy = world.proxy(kind, &network).stop_timeout(3).start().await?;
+        let network = network.clone();
         proxies.push(proxy.clone());
         engine.inside(move || async move { serving(&proxy, &network).await })?;
     }
@@ -96,14 +97,32 @@ async fn a_proxy_that_comes_back_with_its_engine_needs_no_operator() -> Result {
     for proxy in &proxies {
         engine.inside(serves(proxy.at(&network, 80).await?, host.clone()))?;
     }
-    // As a power cut does: nobody sees anything stop. The engine that starts next ends what it finds.
-    engine.kill().await?;
-    engine.up().await?;
-    // In the order of before, so that each has the address of before.
-    app.start().await?;
-    for proxy in &proxies {
-        proxy.start().await?;
-        engine.inside(serves(proxy.at(&network, 80).await?, host.clone()))?;
+    // As a machine's shutdown does, while the operator sees everybody stop; and as a power cut does, which nobody
+    // sees. The engine that starts next ends what it finds.
+    for clean in [true, false] {
+        if clean {
+            // Requests that are not complete keep the proxies from ending at once.
+            let mut open = Vec::new();
+            for proxy in &proxies {
+                let at = proxy.at(&network, 80).await?;
+                open.push(engine.inside(move || async move {
+                    let mut stream = std::net::TcpStream::connect(at)?;
+                    std::io::Write::write_all(&mut stream, b"GET / HTTP/1.1\r\n")?;
+                    Ok(stream)
+                })?);
+            }
+            engine.stop().await?;
+        } else {
+            engine.kill().await?;
+        }
+        engine.up().await?;
+        // In the order of before, so that each has the address of before.
+        app.start().await?;
+        for proxy in &proxies {
+            proxy.start().await?;
+            let serves = serves(proxy.at(&network, 80).await?, host.clone());
+            engine.inside(serves).map_err(|error| format!("stopped in order: {clean}: {error}"))?;
+        }
     }
     drop(world);
     Ok(())

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv6Addr, SocketAddr};
 
-use interlock_core::assign::assign;
+use interlock_core::assign::afresh;
 use interlock_core::model::{Digest, UpstreamAddr};
-use interlock_core::plan::{Abilities, Endpoint, Plan, UpstreamTls};
+use interlock_core::plan::{Endpoint, Plan, UpstreamTls};
 use interlock_core::render::{Templates, render};
 use interlock_crds::{ListenersSpec, ProxyKind};
 use interlock_e2e::bare::{self, Echo, Proxy, RawAnswer, Secrets};
@@ -31,8 +31,8 @@ fn start(plan: &Plan, secrets: &Secrets) -> Proxy {
     Proxy::start(secrets, |http, https| {
         let mut plan = plan.clone();
         plan.settings.listeners = ListenersSpec { http, https, ..plan.settings.listeners };
-        let abilities = Abilities::oldest(ProxyKind::Haproxy);
-        render(&plan, &assign(&plan, None, abilities), abilities, &Templates::embedded()).expect("it renders")
+        let abilities = bare::abilities(ProxyKind::Haproxy).expect("HAProxy says its version");
+        render(&plan, &afresh(&plan, None), abilities, &Templates::embedded()).expect("it renders")
     })
     .expect("HAProxy starts")
 }
@@ -41,7 +41,7 @@ fn start(plan: &Plan, secrets: &Secrets) -> Proxy {
 fn one(change: impl FnOnce(&mut Plan)) -> (Proxy, Echo) {
     let app = Echo::start("app").expect("an application");
     let mut plan = plan();
-    plan.backends[0].endpoints = vec![endpoint(app.address, false)];
+    plan.backends[0].change().endpoints = vec![endpoint(app.address, false)];
     change(&mut plan);
     (start(&plan, &Secrets::new()), app)
 }
@@ -99,7 +99,7 @@ fn statistics_only_with_user_and_password_and_the_monitor_always() {
 fn a_trusted_peer_is_believed() {
     let (proxy, _app) = one(|plan| {
         plan.settings.trusted_proxies = vec!["127.0.0.0/8".parse().expect("a network")];
-        plan.routes[0].https_only = true;
+        plan.routes[0].change().https_only = true;
     });
     let said = [
         "X-Forwarded-For: 9.9.9.9",
@@ -143,7 +143,7 @@ fn a_draining_endpoint_gets_nothing_new_and_a_closed_one_is_passed_over() {
     let closed = bare::free_port().expect("a port");
     let closed = SocketAddr::from(([127, 0, 0, 1], closed));
     let mut plan = plan();
-    plan.backends[0].endpoints =
+    plan.backends[0].change().endpoints =
         vec![endpoint(alive.address, false), endpoint(draining.address, true), endpoint(closed, false)];
     let proxy = start(&plan, &Secrets::new());
     let begin = std::time::Instant::now();
@@ -153,7 +153,7 @@ fn a_draining_endpoint_gets_nothing_new_and_a_closed_one_is_passed_over() {
         assert!(answer.body.contains("\"alive\""), "{}", answer.body);
     }
     assert!(begin.elapsed().as_millis() < 900, "the next endpoint is tried at once: {:?}", begin.elapsed());
-    plan.backends[0].endpoints = vec![endpoint(draining.address, true)];
+    plan.backends[0].change().endpoints = vec![endpoint(draining.address, true)];
     let proxy = start(&plan, &Secrets::new());
     let answer = get(&proxy, "/", &[]);
     assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")));
@@ -163,14 +163,16 @@ fn a_draining_endpoint_gets_nothing_new_and_a_closed_one_is_passed_over() {
 fn tls_to_an_endpoint_names_the_host_and_verifies_where_asked() {
     let app = Echo::start("behind").expect("an application");
     let (mut inner, mut secrets) = (plan(), Secrets::new());
-    inner.backends[0].endpoints = vec![endpoint(app.address, false)];
+    inner.backends[0].change().endpoints = vec![endpoint(app.address, false)];
     certify(&mut inner, &mut secrets, &["a.test"], false);
     // It refuses every other name, so that an answer proves the name in the handshake.
     let inner = start(&inner, &secrets);
     for (verify, status) in [(false, 200), (true, 503)] {
         let mut outer = plan();
-        outer.backends[0].endpoints = vec![endpoint(inner.https, false)];
-        outer.backends[0].tls = Some(UpstreamTls { verify });
+        // A handshake that fails is a connect that failed, and holding is to try that again.
+        outer.settings.hold = interlock_crds::Period::secs(0);
+        outer.backends[0].change().endpoints = vec![endpoint(inner.https, false)];
+        outer.backends[0].change().tls = Some(UpstreamTls { verify });
         let answer = get(&start(&outer, &Secrets::new()), "/", &[]);
         assert_eq!(answer.status, status, "verify: {verify}");
     }
@@ -180,7 +182,7 @@ fn tls_to_an_endpoint_names_the_host_and_verifies_where_asked() {
 fn a_default_certificate_answers_for_unknown_names() {
     let app = Echo::start("app").expect("an application");
     let (mut plan, mut secrets) = (plan(), Secrets::new());
-    plan.backends[0].endpoints = vec![endpoint(app.address, false)];
+    plan.backends[0].change().endpoints = vec![endpoint(app.address, false)];
     certify(&mut plan, &mut secrets, &["a.test"], false);
     let proxy = start(&plan, &secrets);
     assert_eq!(bare::tls(proxy.https, "a.test", "/", true).expect("curl").status, 200);

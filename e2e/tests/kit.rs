@@ -59,7 +59,7 @@ async fn a_load_accounts_for_every_request() -> Result {
         let load = Load::closed(address, "a", 4).keep_alive().served_by(&["one"]).start();
         load.answers(200).await?;
         let tally = load.stop().await?;
-        tally.clean()?;
+        tally.is_clean()?;
         tally.executed_once(&[&app]).await?;
         ensure!(!tally.acknowledged.is_empty(), "no POST among them");
 
@@ -72,7 +72,7 @@ async fn a_load_accounts_for_every_request() -> Result {
         app.stop().await?;
         tokio::time::sleep(Duration::from_millis(100)).await;
         let tally = lost.stop().await?;
-        ensure!(tally.lost > 0 && tally.clean().is_err(), "an app that was gone lost nothing");
+        ensure!(tally.lost_in_all() > 0 && tally.is_clean().is_err(), "an app that was gone lost nothing");
 
         app.start().await?;
         let address = app.at(&network, 8080).await?;

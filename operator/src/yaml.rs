@@ -47,6 +47,22 @@ pub fn from_str<T: DeserializeOwned>(text: &str) -> Result<T, YamlError> {
     })
 }
 
+/// A document of any shape, with `<<` done as compose does it.
+pub fn value(text: &str) -> Result<serde_json::Value, YamlError> {
+    let error = |error: &serde_yaml::Error| {
+        let position = error.location().map(Position::from);
+        YamlError { field: String::new(), position, message: bare_message(error, &[]), fix: None }
+    };
+    let mut value: serde_yaml::Value = serde_yaml::from_str(text).map_err(|e| error(&e))?;
+    value.apply_merge().map_err(|e| error(&e))?;
+    serde_json::to_value(value).map_err(|error| YamlError {
+        field: String::new(),
+        position: None,
+        message: error.to_string(),
+        fix: None,
+    })
+}
+
 /// The value as YAML.
 pub fn to_string<T: Serialize>(value: &T) -> Result<String, YamlError> {
     serde_yaml::to_string(value).map_err(|error| YamlError {

@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use insta::assert_snapshot;
-use interlock::serve::{Listeners, Metrics, Readiness, Served, Shared, Snapshot};
+use interlock::serve::{Events, Listeners, Looks, Metrics, Readiness, Rest, Served, Shared, Snapshot};
 use interlock::settings::{Environment, Flags, Settings};
+use interlock::store::Objects;
 use interlock::yaml;
 use tempfile::TempDir;
 
@@ -235,8 +236,19 @@ async fn commands_ask_the_operator() {
     listeners.bind_api(&socket).await.unwrap();
     assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
     let shared = Shared::default();
-    let served =
-        Served { metrics: Metrics::new().unwrap(), readiness: Readiness::default(), shared: shared.clone() };
+    let settings = Settings::load(&Flags::default(), &Environment::default()).unwrap();
+    let rest = Rest {
+        objects: Objects::open(folder.path(), settings.objects()).unwrap(),
+        events: Events::default(),
+        config: settings.config.into(),
+    };
+    let served = Served {
+        metrics: Metrics::new().unwrap(),
+        readiness: Readiness::default(),
+        shared: shared.clone(),
+        looks: Looks::default(),
+        rest,
+    };
     let serving = listeners.serve(served);
 
     let api = socket.to_str().unwrap().to_owned();
@@ -329,4 +341,84 @@ fn why_for_machines() {
     assert_eq!(answer["answer"], "unknownHost");
     assert_eq!(answer["targets"]["web-proxy"]["status"], 404);
     assert_eq!(answer["findings"][0]["reason"], "AmbiguousPort");
+}
+
+const DOCUMENT: &str = "\
+apiVersion: interlock.dev/v1alpha1
+kind: Route
+metadata: {name: shop}
+spec:
+  hostnames: [shop.example.com]
+  allow: [10.0.0.0/8]
+  rules:
+  - backendRefs: [{kind: ComposeService, project: shop, name: web}]
+---
+apiVersion: interlock.dev/v1alpha1
+kind: Route
+metadata: {name: wiki}
+spec:
+  hostnames: [wiki.example.com]
+  rules:
+  - backendRefs: [{kind: ComposeService, project: shop, name: wiki}]
+    weigth: 5
+";
+
+const COMPOSE: &str = "\
+name: shop
+services:
+  web:
+    image: shop/web
+    labels:
+      interlock.hots: shop.example.com
+";
+
+#[test]
+fn lint_of_files_names_the_place() {
+    let run = interlock(&["lint", "-f", "routes.yaml", "-f", "compose.yaml"]);
+    assert_snapshot!(run.file("routes.yaml", DOCUMENT).file("compose.yaml", COMPOSE).told());
+}
+
+#[test]
+fn lint_of_files_for_machines() {
+    let (code, out, err) = interlock(&["lint", "-f", ".", "-o", "github"]).file("a.yaml", DOCUMENT).parts();
+    assert_eq!((code, err.as_str()), (1, ""));
+    assert!(out.contains("::error file=./a.yaml,line=6,title=NotSupported::`spec.allow`: no proxy"), "{out}");
+    assert!(out.contains("::error file=./a.yaml,line=17,title=InvalidDocument::"), "{out}");
+    let (_, out, _) = interlock(&["lint", "-f", "-", "-o", "sarif"]).stdin(DOCUMENT).parts();
+    let log: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let results = log["runs"][0]["results"].as_array().unwrap();
+    let lines: Vec<_> =
+        results.iter().map(|one| &one["locations"][0]["physicalLocation"]["region"]["startLine"]).collect();
+    assert!(lines.iter().any(|line| **line == 6) && lines.iter().any(|line| **line == 17), "{out}");
+    let (code, _, err) = interlock(&["lint", "-f", "nowhere.yaml"]).parts();
+    assert!(code == 2 && err.contains("nowhere.yaml cannot be read"), "{err}");
+}
+
+#[test]
+fn good_files_are_content() {
+    let good = DOCUMENT.split("---").next().unwrap().replace("  allow: [10.0.0.0/8]\n", "");
+    let (code, out, err) = interlock(&["lint", "-f", "-"]).stdin(&good).parts();
+    assert_eq!((code, err.as_str()), (0, ""), "{out}");
+}
+
+#[test]
+fn explain_says_what_a_field_means() {
+    let mut told = String::new();
+    for field in
+        ["Route.spec.tls", "rt.rules.matches.path.type", "route.spec.sticky.cookieName", "sc.spec.hold"]
+    {
+        told += &interlock(&["explain", field]).told();
+    }
+    told += &interlock(&["explain"]).told();
+    told += &interlock(&["explain", "Route.spec.hostname"]).told();
+    told += &interlock(&["explain", "Ingress"]).told();
+    assert_snapshot!(told);
+}
+
+#[test]
+fn completion_is_there_for_every_shell() {
+    for shell in ["bash", "zsh", "fish"] {
+        let (code, out, _) = interlock(&["completion", shell]).parts();
+        assert!(code == 0 && out.contains("interlock") && out.contains("explain"), "{shell}: {out}");
+    }
 }

@@ -3,7 +3,7 @@
 //! Environment: `PORT` (8080), `NAME` (the host name), `START_DELAY_MS` (listens that much later), `HEALTHY=false`
 //! (starts with `/health` at 503), `DIE=abrupt` (a stop signal ends it in the middle of requests; otherwise it
 //! goes on for `LINGER_MS` (500), then stops accepting and finishes what it has), `IGNORE_TERM=true` (a stop
-//! signal does nothing). `app check` asks its own `/health`, for health checks of an image without a shell.
+//! signal does nothing), `CRASH_AFTER_MS` (ends with code 1 so long after it began to listen). `app check` asks its own `/health`, for health checks of an image without a shell.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -134,6 +134,13 @@ async fn run() -> std::io::Result<()> {
     let listener = listen(number("PORT", 8080)).await?;
     app.listening_since.store(microseconds_now(), Ordering::Relaxed);
 
+    if let Some(life) = text("CRASH_AFTER_MS").and_then(|ms| ms.parse().ok()) {
+        tokio::spawn(async move {
+            sleep(Duration::from_millis(life)).await;
+            log("crashed");
+            std::process::exit(1);
+        });
+    }
     let (drain, _) = watch::channel(false);
     let mut connections = JoinSet::new();
     tokio::select! {
@@ -144,12 +151,14 @@ async fn run() -> std::io::Result<()> {
         log("ended abruptly");
         return Ok(());
     }
-    // Whoever balances load learns of the end a moment after it was asked for.
+    // Whoever balances load learns of the end a moment after it was asked for. What the kernel has accepted by then is
+    // taken, too: closing would reset it, and nobody could tell such a request from one that was begun.
     tokio::select! {
+        biased;
         result = serve(&listener, &app, &drain, &mut connections) => return result,
         () = sleep(Duration::from_millis(number("LINGER_MS", 500))) => {}
     }
-    drop(listener);
+    take_what_waits(listener, &app, &drain, &mut connections)?;
     drain.send_replace(true);
     let finished = async { while connections.join_next().await.is_some() {} };
     match tokio::time::timeout(Duration::from_secs(8), finished).await {
@@ -178,6 +187,9 @@ async fn listen(port: u16) -> std::io::Result<TcpListener> {
     Ok(listener)
 }
 
+/// How long a connection may stay without a request when the app ends: one may be on its way.
+const ON_ITS_WAY: Duration = Duration::from_millis(250);
+
 /// Accepts until it is dropped.
 async fn serve(
     listener: &TcpListener,
@@ -187,25 +199,70 @@ async fn serve(
 ) -> std::io::Result<()> {
     loop {
         let (stream, _) = listener.accept().await?;
-        if !app.accepted.swap(true, Ordering::Relaxed) {
-            log(&format!("accepted first at {}", milliseconds_now()));
-        }
-        // An answer is one small write each; waiting to fill packets would cost 40 ms.
-        stream.set_nodelay(true)?;
-        let app = Arc::clone(app);
-        let mut drained = drain.subscribe();
-        connections.spawn(async move {
-            let service = service_fn(move |request| answer(Arc::clone(&app), request));
-            let http = hyper::server::conn::http1::Builder::new();
-            let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service).with_upgrades());
-            tokio::select! {
-                _ = connection.as_mut() => return,
-                _ = drained.wait_for(|drain| *drain) => connection.as_mut().graceful_shutdown(),
-            }
-            let _ = connection.await;
-        });
+        take(stream, app, drain, connections)?;
         while connections.try_join_next().is_some() {}
     }
+}
+
+/// Accepts what the kernel has accepted already, and closes: it resets whatever still waits then, which a proxy cannot
+/// tell from an app that died on the request.
+fn take_what_waits(
+    listener: TcpListener,
+    app: &Arc<App>,
+    drain: &watch::Sender<bool>,
+    connections: &mut JoinSet<()>,
+) -> std::io::Result<()> {
+    let listener = listener.into_std()?;
+    while let Ok((stream, _)) = listener.accept() {
+        stream.set_nonblocking(true)?;
+        take(TcpStream::from_std(stream)?, app, drain, connections)?;
+    }
+    Ok(())
+}
+
+fn take(
+    stream: TcpStream,
+    app: &Arc<App>,
+    drain: &watch::Sender<bool>,
+    connections: &mut JoinSet<()>,
+) -> std::io::Result<()> {
+    if !app.accepted.swap(true, Ordering::Relaxed) {
+        log(&format!("accepted first at {}", milliseconds_now()));
+    }
+    // An answer is one small write each; waiting to fill packets would cost 40 ms.
+    stream.set_nodelay(true)?;
+    let app = Arc::clone(app);
+    let mut drained = drain.subscribe();
+    let (asked, mut requests) = watch::channel(false);
+    connections.spawn(async move {
+        let drain = drained.clone();
+        let service = service_fn(move |request| {
+            asked.send_replace(true);
+            let (app, last) = (Arc::clone(&app), drain.clone());
+            async move {
+                let mut answer = answer(app, request).await?;
+                if *last.borrow() && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+                    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, Infallible>(answer)
+            }
+        });
+        let http = hyper::server::conn::http1::Builder::new();
+        let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service).with_upgrades());
+        let told = async {
+            let _ = drained.wait_for(|drain| *drain).await;
+            requests.mark_unchanged();
+            // hyper closes a connection of which it has read nothing yet, although a request may lie there.
+            let _ = tokio::time::timeout(ON_ITS_WAY, requests.changed()).await;
+        };
+        tokio::select! {
+            biased;
+            _ = connection.as_mut() => return,
+            () = told => connection.as_mut().graceful_shutdown(),
+        }
+        let _ = connection.await;
+    });
+    Ok(())
 }
 
 fn reply(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Body> {
@@ -224,7 +281,7 @@ fn query(request: &Request<Incoming>, key: &str) -> Option<String> {
 async fn answer(app: Arc<App>, mut request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     app.requests.fetch_add(1, Ordering::Relaxed);
     let last = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
-    let response = match (request.method(), last.as_str()) {
+    let mut response = match (request.method(), last.as_str()) {
         (_, "health") => {
             let healthy = app.healthy.load(Ordering::Relaxed);
             let status = if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -252,6 +309,9 @@ async fn answer(app: Arc<App>, mut request: Request<Incoming>) -> Result<Respons
         }
         _ => whoami(&app, &request),
     };
+    if let Ok(name) = HeaderValue::from_str(&app.name) {
+        response.headers_mut().insert("x-served-by", name);
+    }
     Ok(response)
 }
 
@@ -294,7 +354,9 @@ async fn count(app: &App, request: Request<Incoming>) -> Response<Body> {
     log(&format!("executed {id}"));
     let answer =
         serde_json::json!({ "name": app.name, "id": id, "times": times, "bytes": body.to_bytes().len() });
-    reply(StatusCode::OK, "application/json", format!("{answer}\n"))
+    let mut response = reply(StatusCode::OK, "application/json", format!("{answer}\n"));
+    response.headers_mut().insert("x-probe-executed", HeaderValue::from(times));
+    response
 }
 
 /// `count` events (default 5), `ms` apart (default 200).

@@ -61,6 +61,15 @@ reasons! {
     OptionDropped,
     /// The cluster's proxy cannot do what was asked.
     NotSupported,
+    // What a document says.
+    /// A document that cannot be read; the one before it stays.
+    InvalidDocument,
+    /// Two documents of one kind and name; the first one counts.
+    DuplicateDocument,
+    /// The `parentRefs` name no cluster.
+    ParentNotFound,
+    /// A `backendRefs` entry names nobody who runs.
+    BackendNotFound,
     // Whether the workload counts.
     /// Paused.
     Paused,
@@ -92,6 +101,10 @@ reasons! {
     KeptUnhealthy,
     /// Told to stop.
     Draining,
+    /// The last endpoint of a route has left; new requests wait for the next one.
+    Holding,
+    /// Kept out for a while because it falls over and over.
+    Flapping,
     // Several workloads on one host.
     /// Another workload's setting won on the shared host and path.
     SettingConflict,
@@ -129,8 +142,16 @@ reasons! {
     Quarantined,
     /// The proxy's own checker refused the cluster without any route.
     BaseRefused,
+    /// The proxy's own checker refused the cluster, and no single route is to blame.
+    NoCulprit,
     /// The configuration passed the check and did not start; the last good one runs.
     ActivationFailed,
+    /// `maxConnections` is more than the proxy's place can hold.
+    LimitTooLow,
+    /// As many old workers as may be still finish what they have: what needs a reload waits.
+    OldWorkersBusy,
+    /// The store is empty, and the proxy serves what was applied before.
+    StoreLost,
     /// No proxy serves the cluster.
     NoProxy,
     /// The engine's list is not current.
@@ -165,7 +186,10 @@ pub struct Subject {
     /// The proxy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<TargetId>,
-    /// The label or key that said it.
+    /// The document that asks, as `Route shop/web`; or the place of one that cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub document: Option<String>,
+    /// The label, key or field that said it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
 }

@@ -7,14 +7,21 @@
 
 pub mod assign;
 pub mod bundle;
+pub mod capacity;
 pub mod change;
 pub mod compile;
+pub mod declared;
 pub mod explain;
 pub mod finding;
+pub mod fit;
 pub mod intent;
 pub mod model;
 pub mod pace;
+pub mod patch;
 pub mod plan;
 pub mod protocol;
+mod receipt;
 pub mod render;
 pub mod search;
+pub mod status;
+pub mod withdrawal;

@@ -4,11 +4,14 @@ use crate::model::Timestamp;
 
 /// Remembers what pacing one target needs. A first change after quiet goes out at once; while changes
 /// keep coming they are gathered until `ceiling` milliseconds have passed since the last reload began,
-/// so that a busy host neither starves nor storms.
+/// so that a busy host neither starves nor storms. A cosmetic reload holds up none that matters: there is at most one
+/// for each ceiling, and only where nothing else was pressing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pace {
     ceiling_ms: u64,
     last_reload: Option<Timestamp>,
+    /// Of those that somebody's traffic depended on.
+    last_pressing: Option<Timestamp>,
     waiting_since: Option<Timestamp>,
 }
 
@@ -29,7 +32,7 @@ pub enum Urgency {
 impl Pace {
     /// `ceiling_ms`: the longest that a reload is put off.
     pub const fn new(ceiling_ms: u64) -> Self {
-        Self { ceiling_ms, last_reload: None, waiting_since: None }
+        Self { ceiling_ms, last_reload: None, last_pressing: None, waiting_since: None }
     }
 
     /// When a change that is pending at `now` may go out; not after `now` means at once.
@@ -38,10 +41,10 @@ impl Pace {
             return now;
         }
         let waiting_since = *self.waiting_since.get_or_insert(now);
-        let after_last = self.last_reload.map_or(0, |last| last.0.saturating_add(self.ceiling_ms));
+        let after = |last: Option<Timestamp>| last.map_or(0, |last| last.0.saturating_add(self.ceiling_ms));
         let earliest = match urgency {
-            Urgency::Cosmetic => waiting_since.0.saturating_add(self.ceiling_ms).max(after_last),
-            Urgency::Live | Urgency::Withdrawal | Urgency::Reload => after_last,
+            Urgency::Cosmetic => after(Some(waiting_since)).max(after(self.last_reload)),
+            Urgency::Live | Urgency::Withdrawal | Urgency::Reload => after(self.last_pressing),
         };
         Timestamp(earliest.max(now.0))
     }
@@ -52,8 +55,11 @@ impl Pace {
     }
 
     /// A change that needs a reload went out at `now`.
-    pub fn reloaded(&mut self, now: Timestamp) {
+    pub fn reloaded(&mut self, now: Timestamp, urgency: Urgency) {
         self.last_reload = Some(now);
+        if urgency != Urgency::Cosmetic {
+            self.last_pressing = Some(now);
+        }
         self.waiting_since = None;
     }
 }
@@ -72,14 +78,14 @@ mod tests {
     fn first_change_after_quiet_goes_out_at_once() {
         let mut pace = Pace::new(500);
         assert_eq!(pace.due(NOW, Urgency::Reload), NOW);
-        pace.reloaded(NOW);
+        pace.reloaded(NOW, Urgency::Reload);
         assert_eq!(pace.due(at(501), Urgency::Reload), at(501));
     }
 
     #[test]
     fn reloads_are_a_ceiling_apart_however_often_changes_come() {
         let mut pace = Pace::new(500);
-        pace.reloaded(NOW);
+        pace.reloaded(NOW, Urgency::Reload);
         for ms in (0..500).step_by(10) {
             assert_eq!(
                 pace.due(at(ms), Urgency::Reload),
@@ -93,14 +99,14 @@ mod tests {
     #[test]
     fn live_changes_never_wait() {
         let mut pace = Pace::new(500);
-        pace.reloaded(NOW);
+        pace.reloaded(NOW, Urgency::Reload);
         assert_eq!(pace.due(at(1), Urgency::Live), at(1));
     }
 
     #[test]
     fn a_withdrawal_never_waits() {
         let mut pace = Pace::new(500);
-        pace.reloaded(NOW);
+        pace.reloaded(NOW, Urgency::Reload);
         assert_eq!(pace.due(at(1), Urgency::Withdrawal), at(1));
     }
 
@@ -112,5 +118,17 @@ mod tests {
         assert_eq!(pace.due(at(300), Urgency::Reload), at(300), "a pressing one takes it along");
         pace.settled();
         assert_eq!(pace.due(at(600), Urgency::Cosmetic), at(1100));
+    }
+
+    #[test]
+    fn a_cosmetic_reload_holds_up_none_that_matters() {
+        let mut pace = Pace::new(500);
+        pace.reloaded(NOW, Urgency::Reload);
+        assert_eq!(pace.due(at(100), Urgency::Cosmetic), at(600));
+        pace.reloaded(at(600), Urgency::Cosmetic);
+        assert_eq!(pace.due(at(610), Urgency::Reload), at(610));
+        pace.reloaded(at(610), Urgency::Reload);
+        assert_eq!(pace.due(at(620), Urgency::Reload), at(1110), "but one that matters does");
+        assert_eq!(pace.due(at(620), Urgency::Cosmetic), at(1120), "and another cosmetic one waits");
     }
 }

@@ -1,14 +1,14 @@
 //! The Plan: everything one target should serve, proxy-neutral, sorted and complete.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use interlock_crds::{ProxyKind, ServiceClusterSpec};
+use interlock_crds::{Period, ProxyKind, ServiceClusterSpec};
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    CertificateName, ClusterName, Digest, HostPattern, NameError, PathPrefix, TargetId, UpstreamAddr,
+    CertificateName, ClusterName, Digest, HostPattern, NameError, PathPrefix, Shared, TargetId, UpstreamAddr,
 };
 
 /// Everything one target should serve.
@@ -23,10 +23,10 @@ pub struct Plan {
     pub settings: ServiceClusterSpec,
     /// Routes, sorted by host, then longest path first.
     #[serde(default)]
-    pub routes: Vec<Route>,
+    pub routes: Vec<Shared<Route>>,
     /// Backends, sorted by id. Every route's backend is here; each backend has a route.
     #[serde(default)]
-    pub backends: Vec<Backend>,
+    pub backends: Vec<Shared<Backend>>,
     /// The certificates that routes name, and the default one, with the digest of each.
     #[serde(default)]
     pub certificates: BTreeMap<CertificateName, PlanCertificate>,
@@ -37,16 +37,39 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Covers everything but the routes and backends without an endpoint: as long as it stays the same,
-    /// what has changed serves nobody yet and need not hurry.
-    pub fn urgent_digest(&self) -> Digest {
-        let mut urgent = self.clone();
-        urgent.backends.retain(|backend| !backend.endpoints.is_empty());
-        let alive: BTreeSet<&BackendId> = urgent.backends.iter().map(|backend| &backend.id).collect();
-        urgent.routes.retain(|route| alive.contains(&route.backend));
-        // Serialising plain data with text keys cannot fail.
-        Digest::of([serde_json::to_vec(&urgent).unwrap_or_default().as_slice()])
+    /// Whether both serve the same traffic: they may differ in routes and backends without an endpoint. As long as
+    /// they do not differ in more, what has changed serves nobody yet and need not hurry.
+    pub fn serves_as(&self, other: &Self) -> bool {
+        // All of it, so that a field that is added is thought of here.
+        let Self { target, cluster, settings, routes: _, backends: _, certificates, stats } = self;
+        (target, cluster, settings, certificates, stats)
+            == (&other.target, &other.cluster, &other.settings, &other.certificates, &other.stats)
+            && {
+                let (ours, theirs) = differing(&self.backends, &other.backends);
+                let alive = |backend: &&Shared<Backend>| !backend.endpoints.is_empty();
+                ours.iter().filter(alive).eq(theirs.iter().filter(alive))
+            }
+            && {
+                // A route that both have leads to a backend that is alive in both or in neither.
+                let (ours, theirs) = differing(&self.routes, &other.routes);
+                let of = |plan: &Self, route: &Route| plan.is_alive(&route.backend);
+                let ours = ours.iter().filter(|route| of(self, route));
+                ours.eq(theirs.iter().filter(|route| of(other, route)))
+            }
     }
+
+    fn is_alive(&self, backend: &BackendId) -> bool {
+        let at = self.backends.binary_search_by(|it| it.id.cmp(backend));
+        at.is_ok_and(|at| !self.backends[at].endpoints.is_empty())
+    }
+}
+
+/// Two lists without the very same values that both begin and end with.
+fn differing<'a, T>(ours: &'a [Shared<T>], theirs: &'a [Shared<T>]) -> (&'a [Shared<T>], &'a [Shared<T>]) {
+    let begin = ours.iter().zip(theirs).take_while(|(a, b)| a.is(b)).count();
+    let (ours, theirs) = (&ours[begin..], &theirs[begin..]);
+    let end = ours.iter().rev().zip(theirs.iter().rev()).take_while(|(a, b)| a.is(b)).count();
+    (&ours[..ours.len() - end], &theirs[..theirs.len() - end])
 }
 
 /// A certificate that the target needs.
@@ -149,16 +172,64 @@ pub struct Backend {
     /// TLS to the endpoints.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<UpstreamTls>,
+    /// How long an endpoint that has just become ready gets less than its share.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow_start: Option<Period>,
     /// Endpoints, sorted; empty: requests are answered 503.
     #[serde(default)]
     pub endpoints: Vec<Endpoint>,
+    /// Whether new requests wait for an endpoint: its last one is being replaced, as far as can be told.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hold: bool,
     /// The intents that made it, by digest: who is to blame when a checker refuses it.
     #[serde(default)]
     pub intents: Vec<Digest>,
 }
 
+impl Backend {
+    /// What of it HAProxy cannot change while it runs.
+    pub fn shape(&self) -> Shape {
+        Shape {
+            balance: self.balance,
+            options: self.options.clone(),
+            tls: self.tls,
+            slow_start: self.slow_start,
+        }
+    }
+}
+
+/// What is written into a HAProxy backend and cannot be changed while HAProxy runs: any backend of the
+/// plan can sit in any declared one of the same shape.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Shape {
+    /// How requests are spread.
+    pub balance: Balance,
+    /// HAProxy `option` lines.
+    pub options: Vec<HaproxyOption>,
+    /// TLS to the endpoints.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<UpstreamTls>,
+    /// How long an endpoint that has just become ready gets less than its share.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slow_start: Option<Period>,
+}
+
+impl Shape {
+    /// That of a backend of which nobody has said anything.
+    pub fn plain(settings: &ServiceClusterSpec) -> Self {
+        Self { slow_start: slow_start(settings, None), ..Self::default() }
+    }
+}
+
+/// The slow start of a backend that asks for one, or else the cluster's; none: there is none.
+pub fn slow_start(settings: &ServiceClusterSpec, asked: Option<Period>) -> Option<Period> {
+    let period = asked.unwrap_or(settings.haproxy.slow_start);
+    Some(period).filter(|period| settings.proxy == ProxyKind::Haproxy && period.as_millis() > 0)
+}
+
 /// How requests are spread over endpoints.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Balance {
     /// One after the other.
@@ -177,8 +248,8 @@ pub enum Balance {
 }
 
 /// TLS towards endpoints.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct UpstreamTls {
     /// Whether the endpoint's certificate must be valid (by the system's authorities) for the host.
     pub verify: bool,
@@ -299,6 +370,39 @@ impl From<HaproxyOption> for String {
     }
 }
 
+/// What newer versions can do and the oldest cannot. Each is exercised with a version that has it, or the matrix of
+/// versions (`make test-matrix`) fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Ability {
+    /// nginx: `http2` is a directive, not a parameter of `listen`.
+    Http2Directive,
+    /// nginx: `keepalive_min_timeout`, so that a reload closes no kept connection under a request.
+    KeepAliveMinTimeout,
+}
+
+impl Ability {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Http2Directive, Self::KeepAliveMinTimeout];
+
+    /// The proxy and its first version that has it.
+    pub const fn since(self) -> (ProxyKind, u16, u16) {
+        match self {
+            // 1.25.0, which has `http2` on neither side of 1.25.1's change, counts as newer: nobody runs it.
+            Self::Http2Directive => (ProxyKind::Nginx, 1, 25),
+            // It came with 1.27.4: the first stable line that has it is 1.28.
+            Self::KeepAliveMinTimeout => (ProxyKind::Nginx, 1, 28),
+        }
+    }
+
+    /// As the matrix of versions writes it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http2Directive => "http2-directive",
+            Self::KeepAliveMinTimeout => "keepalive-min-timeout",
+        }
+    }
+}
+
 /// What a proxy version can do: a plain value, reported by its agent, with names for offline work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -318,6 +422,15 @@ impl Abilities {
             ProxyKind::Haproxy => Self { proxy, major: 2, minor: 6 },
             ProxyKind::Nginx => Self { proxy, major: 1, minor: 22 },
         }
+    }
+
+    /// Whether the version has this.
+    pub const fn has(self, ability: Ability) -> bool {
+        let (proxy, major, minor) = ability.since();
+        matches!(
+            (self.proxy, proxy),
+            (ProxyKind::Haproxy, ProxyKind::Haproxy) | (ProxyKind::Nginx, ProxyKind::Nginx)
+        ) && self.at_least(major, minor)
     }
 
     /// Whether the version is at least `major.minor`.

@@ -12,10 +12,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::bundle::{Bundle, Receipt};
 use crate::model::{Digest, ProbeKey, ProbeResult, UpstreamAddr};
+use crate::patch::Patch;
 use crate::plan::Abilities;
 
 /// This build's protocol version.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
+/// The first version that has [`ToAgent::Patch`], [`ToAgent::Probes`] and [`ToOperator::Lacks`].
+pub const PATCHES: u16 = 2;
+/// The first version that has [`ToOperator::OldWorkers`].
+pub const OLD_WORKERS: u16 = 2;
 /// The largest frame in bytes; a longer one ends the connection.
 pub const MAX_FRAME: usize = 64 * 1024 * 1024;
 
@@ -31,6 +36,19 @@ pub enum ToAgent {
     Check(Box<Apply>),
     /// The full set of what to probe from now on; replaces the one before.
     Probe(ProbeSet),
+    /// As [`ToAgent::Apply`], for a bundle that differs from the last one that was applied in its live part only.
+    /// An agent that does not have that one answers [`ToOperator::Lacks`].
+    Patch {
+        /// Echoed in the answer.
+        id: u64,
+        /// What to run.
+        patch: Patch,
+        /// As [`Apply::withdraws`].
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        withdraws: bool,
+    },
+    /// What to probe from now on, and what no more, beside what was asked for before.
+    Probes(ProbeChange),
     /// Answered by [`ToOperator::Pong`].
     Ping,
 }
@@ -45,6 +63,10 @@ pub struct Hello {
     pub operator: String,
     /// Grows with every start of the operator; a higher epoch takes over from a lower one.
     pub epoch: u64,
+    /// Whether it only looks: it is told what runs, at each ping what has changed of that, and nothing is done for it.
+    /// It stands in nobody's way, whoever is served.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub observes: bool,
 }
 
 /// A bundle to apply or check.
@@ -58,6 +80,10 @@ pub struct Apply {
     /// Contents of the secrets that the bundle refers to, by digest.
     #[serde(default)]
     pub secrets: BTreeMap<Digest, SecretText>,
+    /// Whether it serves less than what was applied last and nothing in another way: the proxy runs it at once, and
+    /// what it would boot into may follow a little later.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub withdraws: bool,
 }
 
 impl fmt::Debug for Apply {
@@ -88,6 +114,33 @@ pub struct ProbeSet {
     pub concurrency: u16,
     /// What to probe.
     pub probes: BTreeMap<ProbeKey, Probe>,
+}
+
+/// What separates one [`ProbeSet`] from the next.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProbeChange {
+    /// Probes under way at once.
+    pub concurrency: u16,
+    /// What is new or other than before.
+    #[serde(default)]
+    pub set: BTreeMap<ProbeKey, Probe>,
+    /// What is not asked for any more.
+    #[serde(default)]
+    pub gone: BTreeSet<ProbeKey>,
+}
+
+impl ProbeSet {
+    /// What turns `before` into this.
+    pub fn since(&self, before: &Self) -> ProbeChange {
+        let news = self.probes.iter().filter(|(key, probe)| before.probes.get(*key) != Some(probe));
+        let gone = before.probes.keys().filter(|key| !self.probes.contains_key(*key));
+        ProbeChange {
+            concurrency: self.concurrency,
+            set: news.map(|(key, probe)| (key.clone(), probe.clone())).collect(),
+            gone: gone.cloned().collect(),
+        }
+    }
 }
 
 /// One thing to probe.
@@ -154,8 +207,30 @@ pub enum ToOperator {
     },
     /// The proxy started, restarted or went away: look again.
     ProxyChanged(ProxyFacts),
+    /// The proxy's old workers are others than before. From version 2.
+    OldWorkers(OldWorkers),
+    /// A patch is for a bundle that is not there: send the whole.
+    Lacks {
+        /// The request's id.
+        id: u64,
+    },
     /// Answers a ping.
     Pong,
+}
+
+/// Workers that were replaced by a reload and still finish what they have.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OldWorkers {
+    /// How many configurations still run beside the newest.
+    pub count: u16,
+    /// Milliseconds until the first of them is ended, where the drain time is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ends_in_ms: Option<u64>,
+    /// Connections that were open in workers which the drain time has ended since the last such message: as many
+    /// as could be counted, and at least one for each worker.
+    #[serde(default)]
+    pub cut: u32,
 }
 
 /// The agent's first words.
@@ -182,9 +257,28 @@ pub struct ProxyFacts {
     pub abilities: Abilities,
     /// Whether it runs.
     pub running: bool,
+    /// What bounds it where it runs; none: it does not run, or its agent is older than this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
     /// What it runs, read back, if it is ours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub receipt: Option<Receipt>,
+}
+
+/// What bounds a proxy where it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Limits {
+    /// Bytes of memory that its control group may take; none: as much as there is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
+    /// The hard limit of its open files.
+    pub files: u64,
+    /// Processors that are online.
+    pub processors: u16,
+    /// Whether its kernel gives it no IPv6 sockets (`ipv6.disable=1`, a seccomp profile).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ipv4_only: bool,
 }
 
 /// Why an agent declines.
@@ -245,7 +339,7 @@ pub struct Applied {
     pub reload: Vec<String>,
     /// Live commands that were sent.
     pub commands: u32,
-    /// What had been changed by hand and was put back: kind (`server`, `map`, `file`) to how many.
+    /// What had been changed by hand and was put back: kind (`Server`, `Map`, `File`) to how many.
     #[serde(default)]
     pub healed: BTreeMap<String, u32>,
     /// Milliseconds that check and activation took.

@@ -1,10 +1,9 @@
 //! The defaults that a user relies on are the same, in the words of either proxy.
 
-use interlock_core::assign::Assignment;
 use interlock_core::bundle::{Bundle, Paths};
 use interlock_core::model::{ClusterName, TargetId};
 use interlock_core::plan::{Abilities, Plan};
-use interlock_core::render::{Templates, render};
+use interlock_core::render::{self, Templates};
 use interlock_crds::{ProxyKind, ServiceClusterSpec};
 
 /// What each proxy calls a limit, and the milliseconds that both must have.
@@ -33,7 +32,7 @@ fn everything(proxy: ProxyKind) -> String {
     };
     let abilities = Abilities::oldest(proxy);
     let bundle: Bundle =
-        render(&plan, &Assignment::default(), abilities, &Templates::embedded()).expect("embedded templates");
+        render::bundle(&plan, None, abilities, &Templates::embedded()).expect("embedded templates");
     let files = bundle.files(Paths { dir: "/dir", run: "/run", secrets: "/secrets" });
     files.into_values().collect::<Vec<_>>().join("\n")
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::process::Command;
 
-use interlock_core::assign::assign;
+use interlock_core::assign::afresh;
 use interlock_core::bundle::{Bundle, Paths};
 use interlock_core::compile::{Config, compile};
 use interlock_core::model::Observed;
@@ -47,7 +47,7 @@ fn bundle(observed: &Observed) -> Bundle {
     let compiled = compile(observed, &config);
     let plan = compiled.plans.values().next().expect("a plan for the proxy");
     let abilities = Abilities::oldest(ProxyKind::Haproxy);
-    render(plan, &assign(plan, None, abilities), abilities, &Templates::embedded()).unwrap()
+    render(plan, &afresh(plan, None), abilities, &Templates::embedded()).unwrap()
 }
 
 /// The directives of the main file: first words, and how often each section and listener occurs.
@@ -91,7 +91,7 @@ fn no_label_can_hold_a_directive() {
                     {
                         let mut hostile = plain.clone();
                         let containers = &mut hostile.engines.get_mut(engine).unwrap().containers;
-                        let labels = &mut containers.get_mut(id).unwrap().labels;
+                        let labels = &mut containers.get_mut(id).unwrap().change().labels;
                         labels.insert(key.clone(), text.clone());
                         let bundle = bundle(&hostile);
                         let (now, counted) = directives(&bundle);

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::process::Command;
 
-use interlock_core::assign::assign;
+use interlock_core::assign::afresh;
 use interlock_core::bundle::{Bundle, Paths, Receipt};
 use interlock_core::model::{Digest, HostPattern, Hostname, PathPrefix};
 use interlock_core::plan::{Balance, Endpoint, HaproxyOption, Plan, UpstreamTls};
@@ -22,7 +22,7 @@ fn rich() -> Plan {
 
 fn bundle_for(plan: &Plan, abilities: &str) -> Bundle {
     let abilities = abilities.parse().unwrap();
-    render(plan, &assign(plan, None, abilities), abilities, &Templates::embedded()).unwrap()
+    render(plan, &afresh(plan, None), abilities, &Templates::embedded()).unwrap()
 }
 
 fn bundle(plan: &Plan) -> Bundle {
@@ -64,6 +64,18 @@ fn a_rich_plan_is_accepted_without_a_warning() {
     insta::assert_snapshot!(text(&bundle));
 }
 
+/// Plain and TLS; the golden files show them with IPv6.
+#[test]
+fn nothing_is_bound_on_ipv6_where_it_is_switched_off() {
+    let mut plan = rich();
+    plan.settings.listeners.ipv6 = false;
+    let bundle = bundle(&plan);
+    check(&bundle).unwrap();
+    let binds: Vec<String> =
+        text(&bundle).lines().filter(|line| line.trim().starts_with("bind ")).map(str::to_owned).collect();
+    assert!(binds.len() >= 2 && binds.iter().all(|line| line.trim().starts_with("bind *:")), "{binds:?}");
+}
+
 #[test]
 fn an_empty_plan_is_accepted_without_a_warning() {
     let mut plan = rich();
@@ -91,14 +103,14 @@ fn every_setting_of_a_backend_is_accepted() {
     let mut plan = rich();
     for balance in [RoundRobin, LeastConn, ClientAddress, Random, Uri, First] {
         for tls in [None, Some(UpstreamTls { verify: false }), Some(UpstreamTls { verify: true })] {
-            (plan.backends[2].balance, plan.backends[2].tls) = (balance, tls);
-            plan.backends[2].options = Vec::new();
+            (plan.backends[2].change().balance, plan.backends[2].change().tls) = (balance, tls);
+            plan.backends[2].change().options = Vec::new();
             check(&bundle(&plan)).unwrap_or_else(|said| panic!("{balance:?} {tls:?}: {said}"));
         }
     }
-    plan.backends[2].balance = RoundRobin;
+    plan.backends[2].change().balance = RoundRobin;
     for option in HaproxyOption::ALLOWED {
-        plan.backends[2].options = vec![option.parse().unwrap()];
+        plan.backends[2].change().options = vec![option.parse().unwrap()];
         check(&bundle(&plan)).unwrap_or_else(|said| panic!("{option}: {said}"));
     }
 }
@@ -145,26 +157,22 @@ fn equal_input_gives_equal_bytes_and_the_live_part_is_not_static() {
 
     let mut more = plan.clone();
     let address = "10.1.0.9:80".parse::<std::net::SocketAddr>().unwrap().try_into().unwrap();
-    more.backends[0].endpoints.push(Endpoint { address, name: "more".to_owned(), draining: false });
+    more.backends[0].change().endpoints.push(Endpoint { address, name: "more".to_owned(), draining: false });
     // minSlots is 2, so a second endpoint is the first that needs another shape.
     assert_ne!(bundle(&more).static_digest, before.static_digest);
 
-    let receipt = Receipt {
-        static_digest: before.static_digest.clone(),
-        digest: before.digest.clone(),
-        servers: before.live.servers.clone(),
-    };
+    let receipt = Receipt::of(&before, before.live.clone());
     let abilities = "haproxy-2.6".parse().unwrap();
     let mut moved = plan.clone();
-    moved.backends[0].endpoints[0].address = address;
-    let assignment = assign(&moved, Some(&receipt), abilities);
-    let after = render(&moved, &assignment, abilities, &Templates::embedded()).unwrap();
+    moved.backends[0].change().endpoints[0].address = address;
+    let after =
+        interlock_core::render::bundle(&moved, Some(&receipt), abilities, &Templates::embedded()).unwrap();
     assert_eq!(after.static_digest, before.static_digest, "a new address takes no reload");
     assert_ne!(after.digest, before.digest);
 
     let mut aliased = plan;
     let mut alias = aliased.routes[2].clone();
-    alias.host = "alias.example.com".parse().unwrap();
+    alias.change().host = "alias.example.com".parse().unwrap();
     aliased.routes.push(alias);
     let after = bundle(&aliased);
     assert_eq!(after.static_digest, before.static_digest, "another host for a backend takes no reload");
@@ -244,16 +252,16 @@ fn odd_names_that_parse_change_no_line_but_their_own() {
         for path in paths {
             let mut plan = rich();
             let (host, path): (HostPattern, PathPrefix) = (host.parse().unwrap(), path.parse().unwrap());
-            let route = &mut plan.routes[4];
+            let route = plan.routes[4].change();
             (route.host, route.path) = (host.clone(), path.clone());
             (route.backend.host, route.backend.path) = (host, path.clone());
             route.websocket = vec![path];
-            plan.backends[3].id = route.backend.clone();
+            plan.backends[3].change().id = route.backend.clone();
             plan.backends.sort_by(|a, b| a.id.cmp(&b.id));
             assert_eq!(first_words(&bundle(&plan)), plain, "{}", plan.routes[4].label());
         }
         let mut plan = rich();
-        plan.routes[4].host = host.parse().unwrap();
+        plan.routes[4].change().host = host.parse().unwrap();
         check(&bundle(&plan)).unwrap_or_else(|said| panic!("{host}: {said}"));
     }
 }
@@ -264,8 +272,8 @@ fn a_template_can_be_replaced_by_name_and_only_by_a_valid_text() {
     let backend = templates.texts().find(|(name, _)| *name == "haproxy/backend.j2").unwrap().1.to_owned();
     let own = templates.with_override("haproxy/backend.j2", &format!("{backend}    fullconn 7\n")).unwrap();
     let (plan, abilities) = (rich(), "haproxy-2.6".parse().unwrap());
-    let bundle = render(&plan, &assign(&plan, None, abilities), abilities, &own).unwrap();
-    assert_eq!(text(&bundle).matches("fullconn 7").count(), plan.backends.len());
+    let bundle = render(&plan, &afresh(&plan, None), abilities, &own).unwrap();
+    assert_eq!(text(&bundle).matches("fullconn 7").count(), bundle.live.servers.len());
     check(&bundle).unwrap();
 
     let refused = Templates::embedded().with_override("haproxy/nothing.j2", "").unwrap_err();
@@ -273,6 +281,6 @@ fn a_template_can_be_replaced_by_name_and_only_by_a_valid_text() {
     let refused = Templates::embedded().with_override("haproxy/backend.j2", "{% if").unwrap_err();
     assert!(matches!(refused, RenderError::Template { .. }), "{refused}");
     let asks = Templates::embedded().with_override("haproxy/backend.j2", "{{ nothing }}").unwrap();
-    let refused = render(&plan, &assign(&plan, None, abilities), abilities, &asks).unwrap_err();
+    let refused = render(&plan, &afresh(&plan, None), abilities, &asks).unwrap_err();
     assert!(matches!(refused, RenderError::Template { .. }), "{refused}");
 }

@@ -256,6 +256,18 @@ fn a_bad_host_path_port_or_network_refuses_its_route_only() {
             &["Refused InvalidHost interlock.host"],
         ),
         case(
+            "the name that Interlock itself asks nginx under",
+            container(&[("interlock.host", "Interlock.Invalid.")]),
+            &[],
+            &["Refused InvalidHost interlock.host"],
+        ),
+        case(
+            "the same from a host name and a domain",
+            container(&[("interlock.hostname", "interlock"), ("interlock.domain", "invalid")]),
+            &[],
+            &["Refused InvalidHost interlock.hostname"],
+        ),
+        case(
             "one bad host of two",
             container(&[("interlock.host", "good.org,bad_host")]),
             &["good.org"],

@@ -71,6 +71,7 @@ const SAMPLES: &[Samples] = &[
     ),
     samples(S::CheckInterval, &["1", "5000"], &[("0", Value), ("5s", Value), ("1.5", Value)]),
     samples(S::Options, &["forwardfor", "option redispatch"], &[("forceclose", Value), ("httplog", Value)]),
+    samples(S::SlowStart, &["30s", "1m 30s", "0s"], &[("30", Value), ("2h", Value), ("soon", Value)]),
     samples(S::Warm, &["true"], &[("on", Value)]),
     samples(S::Readiness, &["docker", "none", "probe"], &[("always", Value)]),
     samples(S::Owner, &["team-shop"], &[("\u{7}", Value)]),

@@ -19,7 +19,7 @@ fn page() -> PathBuf {
 /// One row for each key of a dialect.
 fn table(dialect: Dialect) -> String {
     let mut rows =
-        "| key | value | what it does | proxies | a change |\n| --- | --- | --- | --- | --- |\n".to_owned();
+        "| key | value | what it does | proxies | on HAProxy |\n| --- | --- | --- | --- | --- |\n".to_owned();
     for key in of(dialect) {
         let name = match (dialect, key.kind) {
             (Dialect::Label, Kind::List) => format!("`{0}`, `{0}.0`, …", key.full_name()),

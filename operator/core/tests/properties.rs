@@ -5,17 +5,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use interlock_core::compile::{Compiled, Config, compile};
+use interlock_core::compile::{Compiled, Config, Memory, compile, compile_with};
+use interlock_core::declared::Declared;
 use interlock_core::explain::why;
 use interlock_core::model::{
-    AgentView, Attachment, Container, ContainerState, EngineView, Freshness, Health, Observed, Port,
-    ProbeResult, PublishedPort, Readiness, Timestamp,
+    AgentView, Attachment, Container, ContainerId, ContainerState, Departed, EngineView, Freshness, Health,
+    Observed, Port, ProbeResult, PublishedPort, Readiness, Timestamp,
 };
 use interlock_core::plan::Abilities;
-use interlock_crds::{ProxyKind, ReadinessMode, ServiceClusterSpec, Sharing};
+use interlock_crds::{ProxyKind, ReadinessMode, RouteSpec, ServiceClusterSpec, Sharing};
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
 use proptest::sample::select;
+use serde_json::{Value, json};
 
 const NETWORKS: [&str; 4] = ["front", "shop_back", "bridge", "host"];
 const LABELS: [(&str, &[&str]); 16] = [
@@ -114,6 +116,37 @@ fn container() -> impl Strategy<Value = Container> {
     })
 }
 
+/// Documents about the same hosts and containers as the labels.
+fn declared() -> impl Strategy<Value = Declared> {
+    let hosts = vec(select(vec!["a.example.com", "b.example.com", "*.example.com", "bad host"]), 0..3);
+    let path = select(vec!["/", "/app", "/app/x", "/../etc"]);
+    let named = select(vec![
+        r#"{"name": "name-1"}"#,
+        r#"{"name": "name-2", "port": 8080, "weight": 3}"#,
+        r#"{"kind": "ComposeService", "project": "shop", "name": "x"}"#,
+        r#"{"selector": {"matchLabels": {"com.docker.compose.project": "shop"}}}"#,
+        r#"{"kind": "Address", "address": "192.0.2.7", "port": 80}"#,
+    ]);
+    let policy = select(vec![
+        "{}",
+        r#"{"allow": ["10.0.0.0/8"]}"#,
+        r#"{"tls": {"redirect": true}, "warm": true}"#,
+        r#"{"parentRefs": [{"name": "nginx"}]}"#,
+    ]);
+    let route = (hosts, vec((path, vec(named, 0..3)), 0..3), policy).prop_map(|(hosts, rules, policy)| {
+        let rule = |(path, named): &(&str, Vec<&str>)| {
+            let refs: Vec<Value> = named.iter().map(|one| serde_json::from_str(one).unwrap()).collect();
+            json!({"matches": [{"path": {"value": path}}], "backendRefs": refs})
+        };
+        let mut spec: Value = serde_json::from_str(policy).unwrap();
+        spec["hostnames"] = json!(hosts);
+        spec["rules"] = rules.iter().map(rule).collect();
+        serde_json::from_value::<RouteSpec>(spec).unwrap().into()
+    });
+    let name = select(vec!["default/a", "shop/b"]).prop_map(|name| name.parse().unwrap());
+    btree_map(name, route, 0..3).prop_map(|routes| Declared { routes, ..Declared::default() })
+}
+
 fn observed() -> impl Strategy<Value = Observed> {
     let fresh = select(vec![
         Freshness::Fresh,
@@ -127,10 +160,11 @@ fn observed() -> impl Strategy<Value = Observed> {
         (any::<bool>(), (0..12_u8), btree_set(address(), 0..2)),
         0..3,
     );
-    (vec(container(), 0..10), fresh, prop::option::of(address()), ids(), ids(), ids(), agents).prop_map(
-        |(containers, freshness, address, draining, was_healthy, receipted, agents)| {
-            let containers = containers.into_iter().map(|one| (one.id.clone(), one)).collect();
-            let view = EngineView { freshness, address, containers };
+    let address = prop::option::of(address());
+    (vec(container(), 0..10), fresh, address, ids(), ids(), ids(), agents, declared()).prop_map(
+        |(containers, freshness, address, draining, was_healthy, receipted, agents, declared)| {
+            let containers = containers.into_iter().map(|one| (one.id.clone(), one.into())).collect();
+            let view = EngineView { freshness, address, containers, departed: BTreeMap::new() };
             let agents: BTreeMap<_, _> = agents
                 .into_iter()
                 .map(|(name, (nginx, n, addresses))| {
@@ -153,6 +187,7 @@ fn observed() -> impl Strategy<Value = Observed> {
                 draining,
                 was_healthy,
                 receipted,
+                declared: declared.into(),
                 ..Observed::default()
             }
         },
@@ -188,9 +223,77 @@ fn config() -> impl Strategy<Value = Config> {
         })
 }
 
+/// What happens between two looks.
+#[derive(Debug, Clone)]
+enum Change {
+    /// A container comes, or is another one now.
+    Is(Box<Container>),
+    /// It is there no longer; its run is remembered for a while, or not.
+    Gone(u8, bool),
+    /// It is told to stop, or has stopped.
+    Drains(u8),
+    WasHealthy(u8),
+    /// A probe of it passes, or fails.
+    Probed(u8, bool),
+    /// Nothing but time, in seconds.
+    Passes(u64),
+    /// Runs that have ended are forgotten.
+    Forgets,
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        3 => container().prop_map(|container| Change::Is(Box::new(container))),
+        1 => (0..12_u8, any::<bool>()).prop_map(|(n, remembered)| Change::Gone(n, remembered)),
+        1 => (0..12_u8).prop_map(Change::Drains),
+        1 => (0..12_u8).prop_map(Change::WasHealthy),
+        3 => (0..12_u8, any::<bool>()).prop_map(|(n, passes)| Change::Probed(n, passes)),
+        1 => (0..400_u64).prop_map(Change::Passes),
+        1 => Just(Change::Forgets),
+    ]
+}
+
+impl Change {
+    fn made(self, now: &mut Observed, compiled: &Compiled) {
+        let id = |n: u8| format!("c{n}").parse::<ContainerId>().unwrap();
+        now.at.0 += 7;
+        let at = now.at;
+        let view = now.engines.values_mut().next().unwrap();
+        let toggle = |set: &mut BTreeSet<ContainerId>, id: ContainerId| {
+            if !set.remove(&id) {
+                set.insert(id);
+            }
+        };
+        match self {
+            Self::Is(container) => {
+                view.containers.insert(container.id.clone(), (*container).into());
+            }
+            Self::Gone(n, remembered) => {
+                if let Some(container) = view.containers.remove(&id(n)).filter(|_| remembered) {
+                    view.departed.insert(id(n), Departed { at, container });
+                }
+            }
+            Self::Drains(n) => toggle(&mut now.draining, id(n)),
+            Self::WasHealthy(n) => toggle(&mut now.was_healthy, id(n)),
+            Self::Probed(n, passing) => {
+                for place in compiled.placements.iter().filter(|place| place.container == id(n)) {
+                    let Some(key) = place.probe.clone() else { continue };
+                    let known = now.probes.entry(place.target.clone()).or_default().change();
+                    let before = known.get(&key).is_some_and(|known| known.passed_once);
+                    let result =
+                        ProbeResult { passing, passed_once: passing || before, error: None, took_ms: None };
+                    known.insert(key, result);
+                }
+            }
+            Self::Passes(seconds) => now.at.0 += seconds * 1000,
+            Self::Forgets => view.departed.clear(),
+        }
+    }
+}
+
 /// What holds of everything that is ever compiled.
 fn holds(compiled: &Compiled, observed: &Observed, config: &Config) {
-    let container = |id| observed.engines.values().find_map(|view| view.containers.get(id));
+    let container = |id: &_| observed.engines.values().find_map(|view| view.containers.get(id));
     for (target, plan) in &compiled.plans {
         assert!(compiled.targets[target].cluster.is_some(), "a plan belongs to a target with a cluster");
         let backends: BTreeSet<_> = plan.backends.iter().map(|backend| &backend.id).collect();
@@ -202,7 +305,10 @@ fn holds(compiled: &Compiled, observed: &Observed, config: &Config) {
         assert!(compiled.targets[target].trusted || plan.certificates.is_empty(), "keys only for the named");
     }
     for placement in &compiled.placements {
-        let of = container(&placement.container).unwrap();
+        let Some(of) = container(&placement.container) else {
+            assert!(!observed.declared.routes.is_empty(), "only documents name addresses");
+            continue;
+        };
         if placement.serving {
             assert_eq!(of.state, ContainerState::Running, "only what runs is served");
             assert_ne!(placement.readiness, Some(Readiness::Cold), "a cold endpoint takes nothing");
@@ -237,6 +343,7 @@ fn holds(compiled: &Compiled, observed: &Observed, config: &Config) {
 fn reordered(observed: &Observed, swap: bool) -> Observed {
     let mut other = observed.clone();
     for container in other.engines.values_mut().flat_map(|view| view.containers.values_mut()) {
+        let container = container.change();
         container.published.reverse();
         if swap && container.published.len() > 2 {
             container.published.swap(0, 1);
@@ -252,6 +359,47 @@ proptest! {
         holds(&compiled, &observed, &config);
         for host in ["a.example.com", "b.example.com:80", "name-3", "x y", ""] {
             why(&compiled, &observed, &config, host, "/app");
+        }
+    }
+
+    #[test]
+    fn what_is_remembered_changes_no_answer(
+        worlds in vec((observed(), prop::option::of(config())), 1..5),
+        first in config(),
+    ) {
+        let (mut memory, mut config) = (Memory::default(), first);
+        let mut before = Observed::default();
+        for (mut observed, other) in worlds {
+            config = other.unwrap_or(config);
+            // Containers that stay as they were are the very same value, as a source hands them on.
+            for (engine, view) in &before.engines {
+                if let Some(now) = observed.engines.get_mut(engine) {
+                    now.containers.extend(view.containers.iter().take(4).map(|(id, one)| (id.clone(), one.clone())));
+                }
+            }
+            if observed.declared == before.declared {
+                observed.declared = before.declared.clone();
+            }
+            prop_assert_eq!(&*compile_with(&observed, &config, &mut memory), &compile(&observed, &config));
+            before = observed;
+        }
+    }
+
+    /// Where only what a change touches is compiled again, it comes to what all of it comes to.
+    #[test]
+    fn one_change_after_the_other_comes_to_the_whole(
+        first in observed(),
+        config in config(),
+        changes in vec(change(), 1..12),
+    ) {
+        let mut memory = Memory::default();
+        let mut now = Observed { declared: Declared::default().into(), ..first };
+        let mut compiled = compile_with(&now, &config, &mut memory);
+        for change in changes {
+            change.made(&mut now, &compiled);
+            (now.standings, now.ownership) = (compiled.standings.clone(), compiled.ownership.clone());
+            compiled = compile_with(&now, &config, &mut memory);
+            prop_assert_eq!(&*compiled, &compile(&now, &config));
         }
     }
 

@@ -208,13 +208,14 @@ fn refusal(text: &str, bundle: &Bundle, generation: &Generation) -> Refusal {
                 culprits.extend(fragment.intents.iter().cloned());
             }
         }
-        // Verdicts on a whole backend come without a line: "Proxy 'b': …", "backend 'b' …".
+        // Verdicts on a whole backend or a certificate come without a line: "Proxy 'b': …", "backend 'b' …",
+        // "… loaded '/…/x.pem'".
         for name in line.split('\'').skip(1).step_by(2) {
+            let (first, last) = (name.split('/').next(), name.rsplit('/').next());
             let named = bundle.fragments.iter().filter(|fragment| {
-                fragment
-                    .servers
-                    .as_ref()
-                    .is_some_and(|servers| servers.backend == name.split('/').next().unwrap_or(name))
+                let backend = fragment.servers.as_ref().map(|servers| servers.backend.as_str());
+                let file = fragment.certificate.as_ref().map(|certificate| certificate.file.as_str());
+                backend.is_some() && backend == first || file.is_some() && file == last
             });
             culprits.extend(named.flat_map(|fragment| fragment.intents.iter().cloned()));
         }
@@ -227,12 +228,16 @@ fn refusal(text: &str, bundle: &Bundle, generation: &Generation) -> Refusal {
     }
 }
 
-/// Places `DIR/FILE:LINE` in a line of a checker's words.
+/// Places `DIR/FILE:LINE`, or `line LINE in file 'DIR/FILE'`, in a line of a checker's words.
 fn places<'a>(line: &'a str, dir: &'a str) -> impl Iterator<Item = (&'a str, usize)> {
     line.match_indices(dir).filter_map(move |(at, _)| {
-        let (file, rest) = line[at + dir.len()..].split_once(':')?;
-        let digits = rest.split(|c: char| !c.is_ascii_digit()).next()?;
-        Some((file, digits.parse().ok()?))
+        let (before, rest) = (&line[..at], &line[at + dir.len()..]);
+        let (file, rest) = rest.split_once([':', '\''])?;
+        let number = match before.strip_suffix(" in file '") {
+            Some(before) => before.rsplit(' ').next()?,
+            None => rest.split(|c: char| !c.is_ascii_digit()).next()?,
+        };
+        Some((file, number.parse().ok()?))
     })
 }
 

@@ -20,10 +20,12 @@ use tokio::sync::Semaphore;
 
 use super::server::{Agent, serve};
 use super::supervisor::{Supervisor, reap_orphans};
-use super::{AgentError, Options, files, process};
+use super::{AgentError, Options, files, housekeeping, limits, process};
 
 /// Operators that may be connected at once; all but one wait or are declined.
 const CONNECTIONS: usize = 16;
+/// A socket on which nobody answers for this long was left behind.
+const LEFT: Duration = Duration::from_mins(1);
 /// The first wait before an operator that died is started again; it doubles.
 const BACKOFF: Duration = Duration::from_millis(200);
 /// The longest such wait.
@@ -126,6 +128,7 @@ fn own(options: &Options, argv: Vec<String>) -> Result<Arc<Supervisor>, AgentErr
 fn first_configuration(kind: ProxyKind, ports: &[u16], run: &Path) -> String {
     let run = run.display();
     let v6 = std::fs::read_to_string("/proc/net/if_inet6").is_ok_and(|table| !table.trim().is_empty());
+    let v6 = v6 && limits::has_ipv6();
     let mut lines = Vec::new();
     match kind {
         ProxyKind::Haproxy => {
@@ -164,6 +167,9 @@ fn first_configuration(kind: ProxyKind, ports: &[u16], run: &Path) -> String {
 /// A folder, the socket or the signals could not be set up.
 pub async fn run_listener(options: Options, socket: &Path, argv: Vec<String>) -> Result<(), AgentError> {
     let supervisor = own(&options, argv)?;
+    if socket.is_dir() {
+        housekeeping::drop_left_sockets(socket, LEFT).await;
+    }
     let socket = &named(socket);
     let listener = listen(socket).await?;
     let agent = Arc::new(Agent::supervising(options, Arc::clone(&supervisor)));
@@ -204,12 +210,12 @@ pub async fn run_listener(options: Options, socket: &Path, argv: Vec<String>) ->
     Ok(())
 }
 
-/// A socket that an agent left behind is removed; one that somebody answers on is not.
-/// In a folder that several agents share, each is named after its host, which is what the images do.
+/// In a folder that several agents share, each socket is named after its host, which is what the images do.
 fn named(socket: &Path) -> PathBuf {
     if socket.is_dir() { socket.join(format!("{}.sock", super::host::hostname())) } else { socket.to_owned() }
 }
 
+/// A socket that an agent left behind is removed; one that somebody answers on is not.
 async fn listen(socket: &Path) -> Result<UnixListener, AgentError> {
     let shown = format!("the socket {}", socket.display());
     if let Some(dir) = socket.parent() {
@@ -238,7 +244,7 @@ pub async fn run_embedded(
     operator: impl Fn() -> std::process::Command,
 ) -> Result<(), AgentError> {
     let supervisor = own(&options, argv)?;
-    let agent = Agent::supervising(options, Arc::clone(&supervisor));
+    let agent = Agent::supervising(options, Arc::clone(&supervisor)).hurrying();
     let mut told = Terminated::new()?;
     let operating = async {
         let mut backoff = BACKOFF;

@@ -13,6 +13,7 @@ use interlock_core::model::Digest;
 use interlock_core::protocol::Apply;
 use interlock_crds::ProxyKind;
 
+use super::certificates::Secrets;
 use super::{Options, main_file};
 
 /// A generation's own record; never the name of a file of a bundle.
@@ -100,13 +101,13 @@ fn is_map_entry(key: &str, value: &str) -> bool {
     key_fits && value.trim() == value && !value.is_empty() && !value.chars().any(char::is_control)
 }
 
-/// Judges what an operator sent before any of it touches the disk.
+/// Judges what an operator sent before any of it touches the disk; `verified`: its digests are known to fit.
 ///
 /// # Errors
 /// What is wrong with it, for people.
-pub(super) fn validate(apply: &Apply) -> Result<(), String> {
+pub(super) fn validate(apply: &Apply, verified: bool) -> Result<(), String> {
     let bundle = &apply.bundle;
-    if !bundle.verify() {
+    if !verified && !bundle.verify() {
         return Err("the bundle's digests do not fit its content".to_owned());
     }
     let names = bundle
@@ -132,8 +133,11 @@ pub(super) fn validate(apply: &Apply) -> Result<(), String> {
             return Err(format!("the entry `{}` of {name} cannot be written", key.escape_default()));
         }
     }
+    if bundle.live.certificates.keys().any(|file| bundle.secrets.iter().all(|secret| secret.file != *file)) {
+        return Err("a certificate is presented that is not among the secrets".to_owned());
+    }
     if bundle.proxy == ProxyKind::Nginx && bundle.live != Live::default() {
-        return Err("nginx cannot change servers and maps without a reload".to_owned());
+        return Err("nginx cannot change servers, maps and certificates without a reload".to_owned());
     }
     for (digest, text) in &apply.secrets {
         if Digest::of([text.0.as_bytes()]) != *digest {
@@ -236,8 +240,14 @@ impl Layout {
     }
 
     /// Writes what a generation lacks of its maps, or of its main file, which comes last; the number of files
-    /// that were there with another content.
-    pub(super) fn stage(&self, bundle: &Bundle, generation: &Generation, main: bool) -> Result<u32, String> {
+    /// that were there with another content. A map that is the same in the generation of `before` is that very file.
+    pub(super) fn stage(
+        &self,
+        bundle: &Bundle,
+        generation: &Generation,
+        main: bool,
+        before: Option<&Bundle>,
+    ) -> Result<u32, String> {
         let failed = |err: io::Error| format!("{} cannot be written: {err}", generation.dir.display());
         self.folder(&generation.dir, 0o750).map_err(failed)?;
         let mut changed = 0;
@@ -247,6 +257,7 @@ impl Layout {
             match fs::read(&path) {
                 Ok(there) if there == content.as_bytes() => continue,
                 Ok(_) => changed += 1,
+                Err(_) if self.linked(name, bundle, before, &path) => continue,
                 Err(_) => {}
             }
             replace(&path, content.as_bytes(), 0o640, self.ids).map_err(failed)?;
@@ -254,20 +265,41 @@ impl Layout {
         Ok(changed)
     }
 
-    /// Keeps the bundle beside its files: what comes after is compared with it.
+    /// Whether a map could be had from the generation before.
+    fn linked(&self, name: &str, bundle: &Bundle, before: Option<&Bundle>, path: &Path) -> bool {
+        let Some(before) = before.filter(|before| before.digest != bundle.digest) else { return false };
+        let map = bundle.live.maps.get(name);
+        let there = self.state.join(format!("gen-{}", before.digest)).join(name);
+        map.is_some() && before.live.maps.get(name) == map && fs::hard_link(there, path).is_ok()
+    }
+
+    /// Keeps the bundle beside its files, as the one that the proxy boots into: what comes after is compared with it.
     pub(super) fn record(&self, bundle: &Bundle, generation: &Generation) -> io::Result<()> {
-        let path = generation.dir.join(RECORD);
-        if !path.exists() {
-            replace(&path, &serde_json::to_vec(bundle)?, 0o600, None)?;
-        }
+        Self::note(bundle, generation)?;
         replace(&self.state.join("applied"), bundle.digest.as_str().as_bytes(), 0o644, None)
     }
 
-    /// The bundle that was applied last.
+    /// Keeps the bundle beside its files.
+    pub(super) fn note(bundle: &Bundle, generation: &Generation) -> io::Result<()> {
+        let path = generation.dir.join(RECORD);
+        if path.exists() {
+            return Ok(());
+        }
+        replace(&path, &serde_json::to_vec(bundle)?, 0o600, None)
+    }
+
+    /// A bundle that was kept and has this static digest.
+    pub(super) fn noted(&self, digest: &Digest) -> Option<Bundle> {
+        let kept = fs::read_dir(&self.state).into_iter().flatten().flatten();
+        let kept = kept.filter(|entry| entry.file_name().to_string_lossy().starts_with("gen-"));
+        let mut bundles = kept.filter_map(|entry| read_record(&entry.path()));
+        bundles.find(|bundle| bundle.static_digest == *digest)
+    }
+
+    /// The bundle that was applied last and that the proxy boots into.
     pub(super) fn applied(&self) -> Option<Bundle> {
         let digest: Digest = fs::read_to_string(self.state.join("applied")).ok()?.trim().parse().ok()?;
-        let text = fs::read(self.state.join(format!("gen-{digest}")).join(RECORD)).ok()?;
-        serde_json::from_slice(&text).ok().filter(Bundle::verify)
+        read_record(&self.state.join(format!("gen-{digest}")))
     }
 
     /// Writes the secrets that are lacking; returns those that were not there before.
@@ -290,6 +322,17 @@ impl Layout {
         Ok(fresh)
     }
 
+    /// The folder of the secrets.
+    pub(super) fn secrets(&self) -> Secrets<'_> {
+        Secrets(Path::new(&self.secrets))
+    }
+
+    /// The contents of a bundle's secrets that are there.
+    pub(super) fn secret_texts(&self, bundle: &Bundle) -> Vec<String> {
+        let path = |file: &str| Path::new(&self.secrets).join(file);
+        bundle.secrets.iter().filter_map(|secret| fs::read_to_string(path(&secret.file)).ok()).collect()
+    }
+
     /// The main file's present content; none if there is none.
     pub(super) fn main_content(&self) -> Result<Option<Vec<u8>>, String> {
         match fs::read(&self.main) {
@@ -305,9 +348,9 @@ impl Layout {
         let mut kept = self.main.clone().into_os_string();
         kept.push(".before-interlock");
         let kept = PathBuf::from(kept);
-        if let Some(before) = self.main_content()?
-            && !kept.exists()
-            && self.applied().is_none()
+        if !kept.exists()
+            && !self.state.join("applied").exists()
+            && let Some(before) = self.main_content()?
         {
             replace(&kept, &before, 0o640, self.ids).map_err(failed)?;
         }
@@ -351,6 +394,11 @@ impl Layout {
             }
         }
     }
+}
+
+fn read_record(generation: &Path) -> Option<Bundle> {
+    let text = fs::read(generation.join(RECORD)).ok()?;
+    serde_json::from_slice(&text).ok().filter(Bundle::verify)
 }
 
 /// The mount that a path lies on, from `mountinfo`; its mount point is the fifth field.

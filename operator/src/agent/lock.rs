@@ -168,7 +168,7 @@ mod tests {
     use super::*;
 
     fn hello(operator: &str, epoch: u64) -> Hello {
-        Hello { protocol: 1, operator: operator.to_owned(), epoch }
+        Hello { protocol: 1, operator: operator.to_owned(), epoch, observes: false }
     }
 
     fn timing() -> Timing {

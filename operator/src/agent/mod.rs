@@ -4,19 +4,31 @@
 //! ([`run_embedded`]), a unix socket ([`run_listener`]), standard input and output through Docker exec
 //! ([`run_stdio`]). What an operator sends is outside input: bounded, verified, never trusted.
 
+mod activate;
 mod apply;
+mod boot;
+mod certificates;
 mod checker;
+mod commands;
 mod entry;
 mod files;
 mod haproxy;
 mod host;
+mod housekeeping;
+mod keeper;
+mod limits;
+mod live;
 mod lock;
 mod nginx;
 mod ports;
 mod prober;
 mod process;
+mod reloads;
 mod server;
+mod shown;
+mod state;
 mod supervisor;
+mod workers;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -50,10 +62,12 @@ pub struct Options {
     pub mounted_config: bool,
     /// Deadlines.
     pub timing: Timing,
-    /// Called at each step of an apply; true stops the agent right there, as if it had been killed.
-    /// For tests of what a sudden death leaves behind.
+    /// Called at each step of an apply, for tests of what a sudden death there leaves behind.
     pub fault: Fault,
 }
+
+/// Between two looks at a proxy that is about to change.
+const POLL: Duration = Duration::from_millis(3);
 
 /// Deadlines of an agent.
 #[derive(Debug, Clone, Copy)]
@@ -62,6 +76,8 @@ pub struct Timing {
     pub check: Duration,
     /// From the reload signal to a new worker with the right digest.
     pub confirm: Duration,
+    /// How long an old worker that still takes connections holds up the receipt of a reload.
+    pub handover: Duration,
     /// How long a silent owner keeps the proxy from an operator of another name.
     pub grace: Duration,
     /// How long a predecessor may take to let go before its process is killed.
@@ -70,6 +86,8 @@ pub struct Timing {
     pub stop: Duration,
     /// Between two looks at whether the proxy still runs and whether a successor waits.
     pub watch: Duration,
+    /// How long what the proxy boots into may show endpoints that were withdrawn.
+    pub put_off: Duration,
 }
 
 impl Default for Timing {
@@ -77,28 +95,29 @@ impl Default for Timing {
         Self {
             check: Duration::from_secs(30),
             confirm: Duration::from_secs(10),
+            handover: Duration::from_secs(2),
             grace: Duration::from_mins(1),
             takeover: Duration::from_secs(5),
             stop: Duration::from_secs(8),
             watch: Duration::from_millis(100),
+            put_off: Duration::from_secs(10),
         }
     }
 }
 
 /// A test's hook into the steps of an apply.
 #[derive(Clone, Default)]
-pub struct Fault(Option<Arc<dyn Fn(Step) -> bool + Send + Sync>>);
+pub struct Fault(Option<Arc<dyn Fn(Step) + Send + Sync>>);
 
 impl Fault {
-    /// Stops the agent dead at every step for which `stop` is true.
-    pub fn at(stop: impl Fn(Step) -> bool + Send + Sync + 'static) -> Self {
-        Self(Some(Arc::new(stop)))
+    /// Calls this at every step; what it does there is done before the next one.
+    pub fn at(step: impl Fn(Step) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(step)))
     }
 
-    /// Returns at once, or never.
-    async fn pass(&self, step: Step) {
-        if self.0.as_ref().is_some_and(|stop| stop(step)) {
-            std::future::pending::<()>().await;
+    fn pass(&self, step: Step) {
+        if let Some(hook) = &self.0 {
+            hook(step);
         }
     }
 }

@@ -6,24 +6,27 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use interlock_core::model::{ProbeKey, ProbeResult};
-use interlock_core::protocol::{Probe, ProbeKind, ProbeSet};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use interlock_core::protocol::{Probe, ProbeChange, ProbeKind, ProbeSet};
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
-/// The first wait after a failure of a probe that has never passed.
-const FIRST_WAIT: Duration = Duration::from_millis(5);
+use crate::unverified::unverified;
+
+/// The shortest wait after a failure of a probe that has never passed.
+const WAIT_FLOOR: Duration = Duration::from_millis(5);
 /// The longest such wait.
 const WAIT_CEILING: Duration = Duration::from_secs(1);
+/// Who took a while to start is found this part of that while late, at most: requests may be held meanwhile.
+const LATE: u32 = 16;
 /// What takes longer than this waits in the slow lane from then on, so that dead addresses hold up only
 /// one another.
 const FAST: Duration = Duration::from_millis(250);
-/// Results are gathered this long before they are sent.
+/// Results are told this far apart: what comes in between is gathered.
 const BATCH: Duration = Duration::from_millis(1);
 /// The most that is read of an answer: its status line.
 const STATUS_LINE: usize = 1024;
@@ -47,6 +50,8 @@ struct State {
     running: BTreeMap<ProbeKey, Running>,
     results: BTreeMap<ProbeKey, ProbeResult>,
     unsent: BTreeSet<ProbeKey>,
+    /// When results were told last.
+    told: Option<Instant>,
     concurrency: u16,
     fast: Arc<Semaphore>,
     slow: Arc<Semaphore>,
@@ -61,6 +66,18 @@ struct Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+impl State {
+    /// How many may be under way at once, in each lane.
+    fn allow(&mut self, concurrency: u16) {
+        let concurrency = concurrency.clamp(1, most_at_once());
+        if concurrency != self.concurrency {
+            self.concurrency = concurrency;
+            self.fast = Arc::new(Semaphore::new(usize::from(concurrency)));
+            self.slow = Arc::new(Semaphore::new(usize::from(concurrency)));
+        }
     }
 }
 
@@ -89,6 +106,7 @@ impl Prober {
             running: BTreeMap::new(),
             results: BTreeMap::new(),
             unsent: BTreeSet::new(),
+            told: None,
             concurrency: 1,
             fast: lane(),
             slow: lane(),
@@ -99,18 +117,33 @@ impl Prober {
     /// Replaces the set; a probe that stays the same goes on and keeps its result.
     pub(super) fn set(&self, set: ProbeSet) {
         let mut state = self.shared.state();
-        let concurrency = set.concurrency.clamp(1, most_at_once());
-        if concurrency != state.concurrency {
-            state.concurrency = concurrency;
-            state.fast = Arc::new(Semaphore::new(usize::from(concurrency)));
-            state.slow = Arc::new(Semaphore::new(usize::from(concurrency)));
-        }
+        state.allow(set.concurrency);
         let stays = |key: &ProbeKey, running: &mut Running| set.probes.get(key) == Some(&running.probe);
         state.running.retain(stays);
         let State { running, results, unsent, .. } = &mut *state;
         results.retain(|key, _| running.contains_key(key));
         unsent.retain(|key| running.contains_key(key));
-        for (key, probe) in set.probes.into_iter().take(MOST) {
+        self.begin(&mut state, set.probes);
+    }
+
+    /// Changes the set; what is not named stays as it is.
+    pub(super) fn change(&self, change: ProbeChange) {
+        let mut state = self.shared.state();
+        state.allow(change.concurrency);
+        for key in change.gone.iter().chain(change.set.keys()) {
+            state.running.remove(key);
+            state.results.remove(key);
+            state.unsent.remove(key);
+        }
+        self.begin(&mut state, change.set);
+    }
+
+    /// Starts what does not run yet.
+    fn begin(&self, state: &mut State, probes: BTreeMap<ProbeKey, Probe>) {
+        for (key, probe) in probes {
+            if state.running.len() >= MOST {
+                return;
+            }
             state.running.entry(key.clone()).or_insert_with(|| {
                 let task = tokio::spawn(watch(Arc::clone(&self.shared), key, probe.clone()));
                 Running { probe, task }
@@ -127,10 +160,18 @@ impl Prober {
     /// Waits for results that changed. Safe to cancel: what was not returned is told the next time.
     pub(super) async fn changes(&self) -> BTreeMap<ProbeKey, ProbeResult> {
         loop {
-            let some = !self.shared.state().unsent.is_empty();
+            let (some, told) = {
+                let state = self.shared.state();
+                (!state.unsent.is_empty(), state.told)
+            };
             if some {
-                tokio::time::sleep(BATCH).await;
+                // The first after quiet is told at once: an endpoint waits for it.
+                match told.map(|told| told + BATCH).filter(|due| *due > Instant::now()) {
+                    Some(due) => tokio::time::sleep_until(due).await,
+                    None => tokio::task::yield_now().await,
+                }
                 let mut state = self.shared.state();
+                state.told = Some(Instant::now());
                 let unsent = std::mem::take(&mut state.unsent);
                 let told: BTreeMap<_, _> = unsent
                     .into_iter()
@@ -154,7 +195,8 @@ fn most_at_once() -> u16 {
 async fn watch(shared: Arc<Shared>, key: ProbeKey, probe: Probe) {
     let timeout = Duration::from_millis(probe.timeout_ms);
     let interval = probe.interval_ms.map(Duration::from_millis);
-    let (mut wait, mut failures, mut slow, mut passed_once) = (FIRST_WAIT, 0_u8, timeout <= FAST, false);
+    let (mut failures, mut slow, mut passed_once) = (0_u8, timeout <= FAST, false);
+    let since = Instant::now();
     loop {
         let lane = {
             let state = shared.state();
@@ -162,7 +204,7 @@ async fn watch(shared: Arc<Shared>, key: ProbeKey, probe: Probe) {
         };
         let Ok(permit) = lane.acquire_owned().await else { return };
         let limit = if slow { timeout } else { FAST };
-        let begun = tokio::time::Instant::now();
+        let begun = Instant::now();
         let tried = tokio::time::timeout(limit, attempt(&probe)).await;
         let took_ms = u64::try_from(begun.elapsed().as_millis()).ok();
         drop(permit);
@@ -186,10 +228,14 @@ async fn watch(shared: Arc<Shared>, key: ProbeKey, probe: Probe) {
         if !passed_once || failures >= probe.unhealthy_after {
             shared.publish(&key, ProbeResult { passing: false, passed_once, error: Some(failed), took_ms });
         }
-        let pause = interval.filter(|_| passed_once).unwrap_or(wait);
+        let pause = interval.filter(|_| passed_once).unwrap_or_else(|| wait(since.elapsed()));
         tokio::time::sleep(pause).await;
-        wait = (wait * 3 / 2).min(WAIT_CEILING);
     }
+}
+
+/// How long to wait when it has not passed for this long.
+fn wait(since: Duration) -> Duration {
+    (since / LATE).clamp(WAIT_FLOOR, WAIT_CEILING)
 }
 
 /// One try; the failure is for people.
@@ -265,51 +311,20 @@ async fn status(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str) 
         .ok_or_else(|| "the answer is not HTTP".to_owned())
 }
 
-/// TLS without verification: a probe asks for an endpoint's health, not for its identity, and sends nothing secret.
-fn unverified() -> Result<ClientConfig, rustls::Error> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let schemes = provider.signature_verification_algorithms.supported_schemes();
-    Ok(ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate(schemes)))
-        .with_no_client_auth())
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-#[derive(Debug)]
-struct AnyCertificate(Vec<SignatureScheme>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.clone()
+    #[test]
+    fn who_starts_slowly_is_found_a_little_late_and_costs_few_probes() {
+        let (mut since, mut probes) = (Duration::ZERO, 0);
+        while since < Duration::from_mins(1) {
+            since += wait(since);
+            probes += 1;
+        }
+        assert!(probes < 160, "{probes}");
+        let late = wait(Duration::from_millis(1500));
+        assert!(late <= Duration::from_millis(100), "{late:?}");
+        assert_eq!(wait(Duration::from_hours(1)), WAIT_CEILING);
     }
 }

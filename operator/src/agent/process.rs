@@ -4,9 +4,10 @@ use std::ffi::OsString;
 use std::fs;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use interlock_crds::ProxyKind;
+use rustix::process::Signal;
 
 /// A running proxy's master process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,9 +44,14 @@ pub(super) struct Stat {
     pub(super) state: char,
     /// The parent's process id.
     pub(super) parent: u32,
+    /// Whether it is a thread of the kernel.
+    kernel: bool,
     /// Clock ticks since boot.
     pub(super) started: u64,
 }
+
+/// The flag of a thread of the kernel.
+const KERNEL: u32 = 0x0020_0000;
 
 /// All process ids of this pid namespace.
 pub(super) fn pids() -> Vec<u32> {
@@ -66,8 +72,9 @@ fn parse_stat(text: &str) -> Option<Stat> {
     let mut fields = text.rsplit_once(')')?.1.split_whitespace();
     let state = fields.next()?.chars().next()?;
     let parent = fields.next()?.parse().ok()?;
-    let started = fields.nth(17)?.parse().ok()?;
-    Some(Stat { state, parent, started })
+    let flags: u32 = fields.nth(4)?.parse().ok()?;
+    let started = fields.nth(12)?.parse().ok()?;
+    Some(Stat { state, parent, kernel: flags & KERNEL != 0, started })
 }
 
 /// How long ago a process was started.
@@ -88,6 +95,41 @@ pub(super) fn argv(pid: u32) -> Vec<String> {
         parts.pop();
     }
     parts
+}
+
+/// What anybody may read of a process's signals and rest, in a container too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Attention {
+    /// The signals that it has a handler for, one bit each.
+    caught: u64,
+    /// Whether its first thread waits for something to happen.
+    pub(super) waits: bool,
+    /// How often that thread has begun to wait.
+    pub(super) waited: u64,
+}
+
+impl Attention {
+    pub(super) fn of(pid: u32) -> Option<Self> {
+        parse_attention(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?)
+    }
+
+    pub(super) fn catches(self, signal: Signal) -> bool {
+        self.caught >> (signal.as_raw() - 1) & 1 == 1
+    }
+}
+
+fn parse_attention(text: &str) -> Option<Attention> {
+    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    Some(Attention {
+        caught: u64::from_str_radix(field("SigCgt:")?, 16).ok()?,
+        waits: field("State:")?.starts_with('S'),
+        waited: field("voluntary_ctxt_switches:")?.parse().ok()?,
+    })
+}
+
+/// The processes whose parent this is.
+pub(super) fn children(parent: u32) -> impl Iterator<Item = u32> {
+    pids().into_iter().filter(move |pid| stat(*pid).is_some_and(|stat| stat.parent == parent))
 }
 
 /// One variable of the environment that a process was last executed with.
@@ -125,42 +167,116 @@ impl Process {
         let one_shot = self.argv.iter().any(|arg| matches!(arg.as_str(), "-c" | "-v" | "-vv"));
         (named == "haproxy" && !one_shot).then_some(ProxyKind::Haproxy)
     }
+
+    /// Whether it is an nginx that has not yet said what it is.
+    fn starts(&self) -> bool {
+        let Some(first) = self.argv.first().filter(|first| !first.starts_with("nginx: ")) else {
+            return false;
+        };
+        let named = self.exe.as_deref().unwrap_or(Path::new(first)).file_name();
+        let one_shot = |arg: &String| matches!(arg.as_str(), "-t" | "-T" | "-v" | "-V" | "-s" | "-h" | "-?");
+        named.is_some_and(|name| name == "nginx") && !self.argv.iter().any(one_shot)
+    }
 }
 
+/// How long a process that cannot be read is taken for a master that executes itself.
+const EXECUTING: Duration = Duration::from_secs(2);
+/// How long the first process of a container may take to become the proxy: an entry point runs before it.
+const ENTERING: Duration = Duration::from_secs(5);
+/// Between two looks at one.
+const LOOK: Duration = Duration::from_millis(2);
+
 /// The one master that is meant: of the wanted kind, with the wanted configuration; process 1 before
-/// others. Processes of other mount namespaces (containers, seen from their host) are not looked at.
+/// others. Processes of other mount namespaces (containers, seen from their host) are not looked at. HAProxy's master
+/// executes itself when it starts and at each reload, and cannot be read meanwhile; nginx's listens before it calls
+/// itself a master; and a container that was just started still is at its entry point. All are waited for.
 ///
 /// # Errors
 /// Several proxies fit: a text for people.
-pub(super) fn find(kind: Option<ProxyKind>, config: Option<&Path>) -> Result<Option<Master>, String> {
+pub(super) async fn find(kind: Option<ProxyKind>, config: Option<&Path>) -> Result<Option<Master>, String> {
+    let deadline = Instant::now() + EXECUTING;
+    loop {
+        let Seen { mut found, soon } = look(kind, config);
+        match found.len() {
+            0 if soon && Instant::now() < deadline || is_young(1) => tokio::time::sleep(LOOK).await,
+            0 | 1 => return Ok(found.pop()),
+            _ if found[0].pid == 1 => return Ok(Some(found.swap_remove(0))),
+            // One may be about to go.
+            _ if Instant::now() < deadline => tokio::time::sleep(LOOK).await,
+            _ => {
+                return Err(format!(
+                    "several proxies run here (processes {}): say which configuration file is meant",
+                    found.iter().map(|master| master.pid.to_string()).collect::<Vec<_>>().join(", ")
+                ));
+            }
+        }
+    }
+}
+
+/// Whether a process was started just now.
+fn is_young(pid: u32) -> bool {
+    age(pid).is_some_and(|age| age < ENTERING)
+}
+
+/// Whether a process that could not be read lives: it executes itself, or has done so by now.
+fn executes(pid: u32) -> bool {
+    stat(pid).is_some_and(|stat| stat.state != 'Z' && !stat.kernel)
+}
+
+/// What one look finds.
+struct Seen {
+    /// Masters that fit, by process id.
+    found: Vec<Master>,
+    /// One that fits is about to be one.
+    soon: bool,
+}
+
+fn look(kind: Option<ProxyKind>, config: Option<&Path>) -> Seen {
     let own_mounts = fs::read_link("/proc/self/ns/mnt").ok();
-    let mut found: Vec<Master> = Vec::new();
+    let mut seen = Seen { found: Vec::new(), soon: false };
     for pid in pids() {
-        let Some(process) = read(pid) else { continue };
-        let Some(its_kind) = process.kind().filter(|its| kind.is_none_or(|wanted| wanted == *its)) else {
+        let Some(process) = read(pid) else {
+            seen.soon |= executes(pid);
+            continue;
+        };
+        let starts = process.starts();
+        let its_kind = if starts { Some(ProxyKind::Nginx) } else { process.kind() };
+        let Some(its_kind) = its_kind.filter(|its| kind.is_none_or(|wanted| wanted == *its)) else {
             continue;
         };
         let its_mounts = fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
         if its_mounts.is_some() && its_mounts != own_mounts {
             continue;
         }
-        // HAProxy's workers look like their master for ever, nginx's until they have set their title.
-        if read(process.stat.parent).is_some_and(|parent| parent.kind() == Some(its_kind)) {
-            continue;
-        }
-        if let Some(master) = master(pid, its_kind, process)
-            && config.is_none_or(|wanted| master.config().as_deref().is_none_or(|its| same(its, wanted)))
-        {
-            found.push(master);
+        let parent = process.stat.parent;
+        let Some(master) = master(pid, its_kind, process) else { continue };
+        let fits = config.is_none_or(|wanted| master.config().as_deref().is_none_or(|its| same(its, wanted)));
+        match Parent::of(parent, its_kind) {
+            Parent::Stranger if fits && !starts => seen.found.push(master),
+            Parent::Stranger | Parent::Unreadable => seen.soon |= fits,
+            Parent::Master => {}
         }
     }
-    match found.len() {
-        0 | 1 => Ok(found.pop()),
-        _ if found[0].pid == 1 => Ok(Some(found.swap_remove(0))),
-        _ => Err(format!(
-            "several proxies run here (processes {}): say which configuration file is meant",
-            found.iter().map(|master| master.pid.to_string()).collect::<Vec<_>>().join(", ")
-        )),
+    seen
+}
+
+/// Who started a proxy's process.
+enum Parent {
+    /// Its master: HAProxy's workers look like their master for ever, nginx's until they have set their title.
+    Master,
+    /// Somebody who lives and cannot be read: a master that executes itself right now.
+    Unreadable,
+    /// Anybody else, so that it is a master itself.
+    Stranger,
+}
+
+impl Parent {
+    fn of(pid: u32, kind: ProxyKind) -> Self {
+        match read(pid) {
+            Some(parent) if parent.kind() == Some(kind) => Self::Master,
+            None if stat(pid).is_some_and(|stat| stat.state != 'Z') => Self::Unreadable,
+            _ => Self::Stranger,
+        }
     }
 }
 
@@ -254,8 +370,7 @@ impl Master {
 
     /// Its workers that still accept connections, as nginx's process titles tell.
     pub(super) fn accepting_workers(&self) -> Vec<u32> {
-        let child = |pid: &u32| stat(*pid).is_some_and(|stat| stat.parent == self.pid);
-        pids().into_iter().filter(child).filter(|pid| accepts(*pid)).collect()
+        children(self.pid).filter(|pid| accepts(*pid)).collect()
     }
 }
 
@@ -266,8 +381,15 @@ pub(super) fn accepts(pid: u32) -> bool {
     })
 }
 
+/// Whether an nginx worker finishes what it has and accepts nothing new.
+pub(super) fn retires(pid: u32) -> bool {
+    argv(pid)
+        .first()
+        .is_some_and(|title| title.starts_with("nginx: worker process") && title.contains("is shutting down"))
+}
+
 /// Sends a signal; false when the process is gone or not ours to signal.
-pub(super) fn signal(pid: u32, signal: rustix::process::Signal) -> bool {
+pub(super) fn signal(pid: u32, signal: Signal) -> bool {
     i32::try_from(pid)
         .ok()
         .and_then(rustix::process::Pid::from_raw)
@@ -276,12 +398,106 @@ pub(super) fn signal(pid: u32, signal: rustix::process::Signal) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+    use std::os::unix::process::CommandExt as _;
+    use std::process::{Child, Command, Stdio};
+
+    use rustix::process::Pid;
+
     use super::*;
 
     #[test]
     fn a_command_name_with_a_parenthesis_does_not_shift_the_fields() {
         let text = "42 (a) b) S 7 42 42 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 12345 1 1";
-        assert_eq!(parse_stat(text), Some(Stat { state: 'S', parent: 7, started: 12345 }));
+        let stat = Stat { state: 'S', parent: 7, kernel: false, started: 12345 };
+        assert_eq!(parse_stat(text), Some(stat));
+        let thread = text.replace("4194560", "2129984");
+        assert_eq!(parse_stat(&thread), Some(Stat { kernel: true, ..stat }));
+    }
+
+    /// A copy of a program, and a shell without a name that says what to do: nothing of it can be read but that it lives.
+    struct Stand {
+        dir: tempfile::TempDir,
+        shell: Child,
+    }
+
+    impl Stand {
+        fn of(program: &str, name: &str) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            fs::copy(program, dir.path().join(name)).unwrap();
+            let mut shell = Command::new("/bin/sh");
+            shell.arg0("").current_dir(dir.path()).process_group(0).stdin(Stdio::piped());
+            Self { shell: shell.spawn().unwrap(), dir }
+        }
+
+        /// A shell takes the arguments of a HAProxy: no other test's process is the one with this configuration.
+        fn haproxy() -> (Self, PathBuf) {
+            let stand = Self::of("/bin/sh", "haproxy");
+            let config = stand.dir.path().join("haproxy.cfg");
+            fs::write(&config, "sleep 60; :\n").unwrap();
+            (stand, config)
+        }
+
+        fn say(&mut self, line: &str) {
+            writeln!(self.shell.stdin.as_mut().unwrap(), "{line}").unwrap();
+        }
+    }
+
+    impl Drop for Stand {
+        fn drop(&mut self) {
+            let group = Pid::from_raw(i32::try_from(self.shell.id()).unwrap()).unwrap();
+            let _ = rustix::process::kill_process_group(group, Signal::KILL);
+            let _ = self.shell.wait();
+        }
+    }
+
+    async fn until(what: &str, holds: impl Fn() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !holds() {
+            assert!(Instant::now() < deadline, "never: {what}");
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_master_that_executes_itself_is_waited_for() {
+        let (mut stand, config) = Stand::haproxy();
+        let pid = stand.shell.id();
+        stand.say("./haproxy -f haproxy.cfg &");
+        until("it has a worker", || children(pid).any(|pid| argv(pid).len() == 3)).await;
+        let look = async { find(Some(ProxyKind::Haproxy), Some(&config)).await };
+        let (found, ()) = tokio::join!(look, async { stand.say("exec ./haproxy -f haproxy.cfg") });
+        assert_eq!(found.unwrap().map(|master| master.pid), Some(pid));
+    }
+
+    #[tokio::test]
+    async fn a_master_that_executes_itself_and_has_no_worker_yet_is_waited_for() {
+        let (mut stand, config) = Stand::haproxy();
+        let pid = stand.shell.id();
+        until("it cannot be read", || argv(pid).is_empty()).await;
+        let look = async { find(Some(ProxyKind::Haproxy), Some(&config)).await };
+        let (found, ()) = tokio::join!(look, async { stand.say("exec ./haproxy -f haproxy.cfg") });
+        assert_eq!(found.unwrap().map(|master| master.pid), Some(pid));
+    }
+
+    #[test]
+    fn what_has_just_been_started_is_young_and_what_runs_for_long_is_not() {
+        let (stand, _) = Stand::haproxy();
+        assert!(is_young(stand.shell.id()));
+        assert!(!is_young(1), "the first process of this machine");
+    }
+
+    #[tokio::test]
+    async fn an_nginx_that_starts_is_waited_for() {
+        let mut stand = Stand::of("/bin/bash", "nginx");
+        let pid = stand.shell.id();
+        stand.say("exec ./nginx");
+        until("it starts", || argv(pid) == ["./nginx"]).await;
+        let config = stand.dir.path().join("nginx.conf");
+        let look = async { find(Some(ProxyKind::Nginx), Some(&config)).await };
+        let title = "exec -a 'nginx: master process ./nginx -c nginx.conf' sleep 60";
+        let (found, ()) = tokio::join!(look, async { stand.say(title) });
+        assert_eq!(found.unwrap().map(|master| master.pid), Some(pid));
     }
 
     #[test]

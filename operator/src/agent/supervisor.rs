@@ -75,6 +75,11 @@ impl Supervisor {
         self.kick.notify_one();
     }
 
+    /// Whether it was told to stop the proxy.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
     /// Stops the proxy gracefully; [`Self::run`] then returns.
     pub(super) fn stop(&self) {
         self.stop.cancel();
@@ -85,7 +90,7 @@ impl Supervisor {
         let mut backoff = BACKOFF;
         while !self.stop.is_cancelled() {
             let begun = Instant::now();
-            match self.start() {
+            match self.start().await {
                 Ok(running) => {
                     if self.attend(running).await {
                         return;
@@ -107,8 +112,8 @@ impl Supervisor {
         }
     }
 
-    fn start(&self) -> std::io::Result<Running> {
-        if let Ok(Some(master)) = process::find(Some(self.kind), Some(&self.config)) {
+    async fn start(&self) -> std::io::Result<Running> {
+        if let Ok(Some(master)) = process::find(Some(self.kind), Some(&self.config)).await {
             tracing::info!(pid = master.pid, "the proxy still runs and is kept");
             self.pid.send_replace(Some(master.pid));
             return Ok(Running::Adopted(master));

@@ -1,10 +1,11 @@
 //! The arguments, as clap reads them, and the settings' flags that they become.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use interlock_core::model::TargetId;
-use interlock_crds::{LogFormat, ProxyKind};
+use interlock_crds::{LogFormat, Period, ProxyKind};
 
 use crate::settings::Flags;
 
@@ -29,8 +30,28 @@ pub(super) enum Command {
     Run(Box<RunArgs>),
     /// Say which container serves a URL, or exactly why none does and what to change.
     Why(WhyArgs),
-    /// List what is wrong with what containers ask for; exit 1 if a route is refused.
+    /// List what is wrong with what is asked for, by containers or in files; exit 1 if a route is refused.
     Lint(LintArgs),
+    /// Make documents so: all of them, or none if one is wrong.
+    Apply(ApplyArgs),
+    /// Say what applying documents would change, in them and in each proxy's files; exit 1 if anything.
+    Diff(DiffArgs),
+    /// List objects, proxies, endpoints or findings.
+    Get(GetArgs),
+    /// Tell everything of one object: what it asks for, what is true of it and why.
+    Describe(DescribeArgs),
+    /// Take objects away.
+    Delete(DeleteArgs),
+    /// Wait until something is true of an object; exit 1 if it is not in time.
+    Wait(WaitArgs),
+    /// Tell what happened in the last hours.
+    Events(EventsArgs),
+    /// Write everything that is stored into a file.
+    Backup(BackupArgs),
+    /// Put the documents of a backup into the store, in place of everything.
+    Restore(RestoreArgs),
+    /// Say what a field of a document means, and which proxies do it.
+    Explain(ExplainArgs),
     /// Print what would be applied: the files of each proxy.
     Render(RenderArgs),
     /// Print the facts that everything is computed from, for `--from`.
@@ -38,8 +59,12 @@ pub(super) enum Command {
     /// Show the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Send steady traffic while you deploy and report what that costs; exit 1 on loss.
+    Probe(Box<ProbeArgs>),
     /// Drive the proxy beside this process for an operator elsewhere.
     Agent(AgentArgs),
+    /// Print what a shell needs to complete commands.
+    Completion(CompletionArgs),
     /// Print the version.
     Version(VersionArgs),
 }
@@ -160,11 +185,326 @@ pub(super) struct WhyArgs {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct LintArgs {
-    #[command(flatten)]
-    pub(super) facts: FactsArgs,
+pub(super) struct ProbeArgs {
+    /// What to ask for (a whole URL will do).
+    #[arg(value_name = "HOST[/PATH]")]
+    pub(super) subject: String,
+    /// The proxy; without it 127.0.0.1, at the URL's port or the usual one.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(super) to: Option<String>,
+    /// Requests a second, whatever becomes of them.
+    #[arg(short, long, value_name = "NUMBER", default_value = "100")]
+    pub(super) rate: f64,
+    /// As many clients, each with its next request after its last answer, instead of a rate.
+    #[arg(long, value_name = "NUMBER", conflicts_with = "rate")]
+    pub(super) clients: Option<usize>,
+    /// The most connections at once.
+    #[arg(short, long, value_name = "NUMBER", default_value = "1000")]
+    pub(super) connections: usize,
+    /// How long, `30s` for example; without it until Ctrl-C.
+    #[arg(short, long, value_name = "TIME")]
+    pub(super) duration: Option<Period>,
+    /// What is sent; of both, half each.
+    #[arg(long, value_name = "METHOD", value_delimiter = ',')]
+    pub(super) methods: Vec<ProbeMethod>,
+    /// What a POST asks for; `{id}` in it becomes the request's id. Half of the requests are POST then.
+    #[arg(long, value_name = "PATH")]
+    pub(super) post: Option<String>,
+    /// Whether connections are kept between requests.
+    #[arg(long, value_name = "WHICH", default_value = "both")]
+    pub(super) keep_alive: KeepAlive,
+    /// An answer that takes longer is reported as slow.
+    #[arg(long, value_name = "TIME", default_value = "1s")]
+    pub(super) slow: Period,
+    /// An answer that takes longer is lost.
+    #[arg(long, value_name = "TIME", default_value = "30s")]
+    pub(super) timeout: Period,
+    /// Status codes that count as good.
+    #[arg(long, value_name = "FROM-TO", default_value = "200-399", value_parser = codes)]
+    pub(super) good: RangeInclusive<u16>,
+    /// A text that answers have; of several, one. Any other answer is misrouted.
+    #[arg(long, value_name = "TEXT")]
+    pub(super) expect: Vec<String>,
+    /// A name that answers have in `X-Served-By`; of several, one. Any other answer is misrouted.
+    #[arg(long, value_name = "NAME")]
+    pub(super) served_by: Vec<String>,
+    /// A log of the apps with a line `executed ID` for each POST, to be compared at the end.
+    #[arg(long, value_name = "FILE")]
+    pub(super) executed: Option<PathBuf>,
+    /// Speak TLS, as with an https URL.
+    #[arg(long)]
+    pub(super) tls: bool,
+    /// Take any certificate.
+    #[arg(long)]
+    pub(super) insecure: bool,
+    /// The authorities to trust, as PEM; without it the system's.
+    #[arg(long, value_name = "FILE")]
+    pub(super) ca: Option<PathBuf>,
+    /// The most losses that are listed; the others are counted.
+    #[arg(long, value_name = "NUMBER", default_value = "100")]
+    pub(super) list: usize,
     #[command(flatten)]
     pub(super) shape: ShapeArgs,
+}
+
+/// What is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum ProbeMethod {
+    /// GET.
+    Get,
+    /// POST, each with an id of its own.
+    Post,
+}
+
+/// Whether connections are kept between requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum KeepAlive {
+    /// Kept.
+    On,
+    /// A connection of its own for each request.
+    Off,
+    /// Half of the requests each.
+    Both,
+}
+
+/// `200-399`, or one code.
+fn codes(text: &str) -> Result<RangeInclusive<u16>, String> {
+    let (from, to) = text.split_once('-').unwrap_or((text, text));
+    match (from.parse(), to.parse()) {
+        (Ok(from), Ok(to)) if (100..600).contains(&from) && (from..600).contains(&to) => Ok(from..=to),
+        _ => Err("status codes are written 200-399, or 204".to_owned()),
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct LintArgs {
+    /// Judge documents and compose files in place of what runs; no engine is asked. A folder is all of its
+    /// files, `-` standard input.
+    #[arg(short, long = "file", value_name = "FILE|FOLDER", conflicts_with = "from")]
+    pub(super) files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(super) facts: FactsArgs,
+    /// How to print.
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub(super) output: LintShape,
+}
+
+/// Flags that say how the operator is reached.
+#[derive(Debug, Clone, Args)]
+pub(super) struct ApiArgs {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// The unix socket of the operator's API.
+    #[arg(long, value_name = "PATH")]
+    pub(super) api: Option<String>,
+}
+
+/// Documents and whose they are.
+#[derive(Debug, Clone, Args)]
+pub(super) struct FilesArgs {
+    /// A file of documents, a folder of them, or `-` for standard input.
+    #[arg(short, long = "file", value_name = "FILE|FOLDER", required = true)]
+    pub(super) files: Vec<PathBuf>,
+    /// The namespace of documents that name none.
+    #[arg(short, long, value_name = "NAME")]
+    pub(super) namespace: Option<String>,
+    /// Whose the documents become; nobody else may write them then.
+    #[arg(long, value_name = "NAME")]
+    pub(super) owner: Option<String>,
+    /// Take the owner's other objects away; never all of them.
+    #[arg(long, requires = "owner")]
+    pub(super) prune: bool,
+    #[command(flatten)]
+    pub(super) api: ApiArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ApplyArgs {
+    #[command(flatten)]
+    pub(super) files: FilesArgs,
+    /// Only say what would happen.
+    #[arg(long, value_name = "WHERE")]
+    pub(super) dry_run: Option<DryRun>,
+    /// Wait until every proxy provably serves them.
+    #[arg(long)]
+    pub(super) wait: bool,
+    /// How long to wait.
+    #[arg(long, value_name = "TIME", default_value = "1m")]
+    pub(super) timeout: Period,
+}
+
+/// Who says what would happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum DryRun {
+    /// The operator.
+    Server,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DiffArgs {
+    #[command(flatten)]
+    pub(super) files: FilesArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct GetArgs {
+    /// `routes`, `serviceclusters`, `engines`, `targets`, `endpoints` or `findings`.
+    #[arg(value_name = "KIND")]
+    pub(super) kind: String,
+    /// One of them.
+    #[arg(value_name = "NAME")]
+    pub(super) name: Option<String>,
+    /// The namespace; without it `default`.
+    #[arg(short, long, value_name = "NAME")]
+    pub(super) namespace: Option<String>,
+    /// Those of every namespace.
+    #[arg(short = 'A', long)]
+    pub(super) all_namespaces: bool,
+    /// Only those with these labels: `a=b,c!=d,e,!f`.
+    #[arg(short = 'l', long, value_name = "LABELS", default_value = "", hide_default_value = true)]
+    pub(super) selector: String,
+    /// Go on telling what happens to them.
+    #[arg(short, long)]
+    pub(super) watch: bool,
+    /// How to print.
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub(super) output: GetShape,
+    #[command(flatten)]
+    pub(super) api: ApiArgs,
+}
+
+/// How objects are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum GetShape {
+    /// For people.
+    Table,
+    /// With more columns.
+    Wide,
+    /// YAML documents.
+    Yaml,
+    /// JSON.
+    Json,
+    /// `kind/name` alone.
+    Name,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DescribeArgs {
+    /// `route`, `servicecluster` or `engine`; `KIND/NAME` will do.
+    #[arg(value_name = "KIND")]
+    pub(super) kind: String,
+    /// Which one.
+    #[arg(value_name = "NAME")]
+    pub(super) name: Option<String>,
+    /// The namespace; without it `default`.
+    #[arg(short, long, value_name = "NAME")]
+    pub(super) namespace: Option<String>,
+    #[command(flatten)]
+    pub(super) api: ApiArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DeleteArgs {
+    /// `route`, or `route/NAME`.
+    #[arg(value_name = "KIND", required_unless_present = "files", conflicts_with = "files")]
+    pub(super) kind: Option<String>,
+    /// Which ones.
+    #[arg(value_name = "NAME")]
+    pub(super) names: Vec<String>,
+    /// The documents of these files.
+    #[arg(short, long = "file", value_name = "FILE|FOLDER")]
+    pub(super) files: Vec<PathBuf>,
+    /// The namespace; without it `default`.
+    #[arg(short, long, value_name = "NAME")]
+    pub(super) namespace: Option<String>,
+    /// What is not there is no failure.
+    #[arg(long)]
+    pub(super) ignore_not_found: bool,
+    /// Only say what would happen.
+    #[arg(long, value_name = "WHERE")]
+    pub(super) dry_run: Option<DryRun>,
+    #[command(flatten)]
+    pub(super) api: ApiArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct WaitArgs {
+    /// Which object.
+    #[arg(value_name = "KIND/NAME")]
+    pub(super) object: String,
+    /// `condition=TYPE`, `condition=TYPE=STATUS`, or `delete`.
+    #[arg(long = "for", value_name = "WHAT", default_value = "condition=Programmed")]
+    pub(super) what: String,
+    /// How long.
+    #[arg(long, value_name = "TIME", default_value = "30s")]
+    pub(super) timeout: Period,
+    /// The namespace; without it `default`.
+    #[arg(short, long, value_name = "NAME")]
+    pub(super) namespace: Option<String>,
+    #[command(flatten)]
+    pub(super) api: ApiArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BackupArgs {
+    /// The file; `-` is standard output.
+    #[arg(value_name = "FILE")]
+    pub(super) file: PathBuf,
+    #[command(flatten)]
+    pub(super) api: ApiArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RestoreArgs {
+    /// The file; `-` is standard input.
+    #[arg(value_name = "FILE", required_unless_present = "none")]
+    pub(super) file: Option<PathBuf>,
+    /// Accept that nothing is stored: what proxies serve of it may go.
+    #[arg(long, conflicts_with = "file")]
+    pub(super) none: bool,
+    /// Take away what is stored already.
+    #[arg(long)]
+    pub(super) replace: bool,
+    #[command(flatten)]
+    pub(super) api: ApiArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct EventsArgs {
+    #[command(flatten)]
+    pub(super) api: ApiArgs,
+    #[command(flatten)]
+    pub(super) shape: ShapeArgs,
+}
+
+/// How findings are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum LintShape {
+    /// For people.
+    Table,
+    /// One JSON document.
+    Json,
+    /// One YAML document.
+    Yaml,
+    /// SARIF 2.1.0, for code scanning.
+    Sarif,
+    /// Workflow commands, which GitHub shows beside a change.
+    Github,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ExplainArgs {
+    /// A kind and a field of it, as `Route.spec.tls`; without it the kinds.
+    #[arg(value_name = "KIND.FIELD")]
+    pub(super) field: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CompletionArgs {
+    /// The shell.
+    #[arg(value_name = "SHELL")]
+    pub(super) shell: clap_complete::Shell,
 }
 
 #[derive(Debug, Args)]

@@ -1,9 +1,10 @@
-//! `interlock config view` and `interlock version`.
+//! `interlock config view`, `interlock version` and `interlock completion`.
 
+use clap::CommandFactory as _;
 use serde::Serialize;
 
 use super::OK;
-use super::args::{VersionArgs, ViewArgs};
+use super::args::{Arguments, CompletionArgs, VersionArgs, ViewArgs};
 use super::failure::Failure;
 use super::output::Output;
 use crate::settings::{Environment, Settings};
@@ -29,5 +30,13 @@ pub(super) fn version(args: &VersionArgs, output: &mut Output) -> Result<u8, Fai
         Some(form) => output.document(form, &version)?,
         None => output.line(format!("interlock {}", version.version))?,
     }
+    Ok(OK)
+}
+
+/// Prints what a shell needs to complete commands.
+pub(super) fn completion(args: &CompletionArgs, output: &mut Output) -> Result<u8, Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Arguments::command(), "interlock", &mut script);
+    output.raw(&String::from_utf8_lossy(&script))?;
     Ok(OK)
 }

@@ -34,6 +34,7 @@ pub(super) async fn look(settings: &Settings) -> Result<Observed, Failure> {
         at: Timestamp(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)),
         own_container: docker::own_container(&client).await,
         engines: BTreeMap::from([(engine, snapshot.view)]),
+        declared: source::manifests::look(settings.manifests.as_deref()).into(),
         sockets: source::sockets::spawn(settings.agents.clone()).borrow().clone(),
         certificates: source::certificates::spawn(settings.certificate_folders()).0.borrow().clone(),
         draining: snapshot.draining,

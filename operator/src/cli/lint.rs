@@ -1,16 +1,17 @@
-//! `interlock lint`: what is wrong with what containers ask for.
+//! `interlock lint`: what is wrong with what is asked for, by containers or in files.
 
 use std::collections::BTreeSet;
 
 use interlock_core::finding::{Finding, Subject, Verdict};
 use serde::Serialize;
 
-use super::args::LintArgs;
+use super::args::{LintArgs, LintShape, Machine};
 use super::failure::Failure;
+use super::files::{self, Place};
 use super::output::{Output, Tone};
 use super::world::World;
-use super::{FOUND, OK};
-use crate::settings::Environment;
+use super::{FOUND, OK, report};
+use crate::settings::{Environment, Settings};
 
 #[derive(Serialize)]
 struct Report<'a> {
@@ -23,18 +24,50 @@ struct Report<'a> {
 
 /// Prints every finding; exit code 1 if a route is refused.
 pub(super) fn run(args: &LintArgs, environment: &Environment, output: &mut Output) -> Result<u8, Failure> {
-    let world = World::look(&args.facts, environment, output)?;
-    let count = |verdict| world.compiled.findings.iter().filter(|finding| finding.verdict == verdict).count();
+    if args.files.is_empty() {
+        let world = World::look(&args.facts, environment, output)?;
+        return tell(&world.compiled.findings, |_| None, args.output, output);
+    }
+    let settings = Settings::load(&args.facts.common.flags(), environment)?;
+    let mut judged = files::judge(&args.files, &settings.config)?;
+    let mut findings = std::mem::take(&mut judged.findings);
+    if args.output == LintShape::Table {
+        for finding in &mut findings {
+            let place = judged.place(finding);
+            let known = |place: &Place| finding.message.starts_with(&format!("{}:", place.file));
+            if let Some(Place { file, line }) = place.filter(|place| !known(place)) {
+                finding.message = format!("{file}:{line}: {}", finding.message);
+            }
+        }
+    }
+    tell(&findings, |finding| judged.place(finding), args.output, output)
+}
+
+fn tell(
+    findings: &[Finding],
+    place: impl Fn(&Finding) -> Option<Place>,
+    shape: LintShape,
+    output: &mut Output,
+) -> Result<u8, Failure> {
+    let count = |verdict| findings.iter().filter(|finding| finding.verdict == verdict).count();
     let report = Report {
         refused: count(Verdict::Refused),
         degraded: count(Verdict::Degraded),
         waiting: count(Verdict::Waiting),
         notes: count(Verdict::Note),
-        findings: &world.compiled.findings,
+        findings,
     };
-    match args.shape.output.machine() {
-        Some(form) => output.document(form, &report)?,
-        None => people(&report, output)?,
+    let placed = || findings.iter().map(|finding| (finding, place(finding))).collect::<Vec<_>>();
+    match shape {
+        LintShape::Table => people(&report, output)?,
+        LintShape::Json => output.document(Machine::Json, &report)?,
+        LintShape::Yaml => output.document(Machine::Yaml, &report)?,
+        LintShape::Sarif => output.document(Machine::Json, &report::sarif(&placed()))?,
+        LintShape::Github => {
+            for one in placed() {
+                output.line(report::github(&one))?;
+            }
+        }
     }
     Ok(if report.refused == 0 { OK } else { FOUND })
 }
@@ -78,10 +111,10 @@ fn grouped(findings: &[Finding]) -> Vec<Vec<&Finding>> {
 
 fn alike(one: &Finding, other: &Finding) -> bool {
     let rest = |finding: &Finding| {
-        let Subject { container, name, route, key, .. } = finding.subject.clone();
-        (finding.verdict, finding.reason, container, name, route, key, finding.fix.clone())
+        let Subject { container, name, route, document, key, .. } = finding.subject.clone();
+        (finding.verdict, finding.reason, container, name, route, document, key, finding.fix.clone())
     };
-    one.subject.container.is_some() && rest(one) == rest(other)
+    (one.subject.container.is_some() || one.subject.document.is_some()) && rest(one) == rest(other)
 }
 
 fn show_group(group: &[&Finding], output: &mut Output) -> Result<(), Failure> {
@@ -122,6 +155,7 @@ fn about(subject: &Subject) -> String {
     let container =
         subject.name.clone().or_else(|| subject.container.as_ref().map(|id| id.short().to_owned()));
     let who = container
+        .or_else(|| subject.document.clone())
         .or_else(|| subject.target.as_ref().map(ToString::to_string))
         .or_else(|| subject.cluster.as_ref().map(|name| format!("cluster {name}")))
         .or_else(|| subject.engine.as_ref().map(|name| format!("engine {name}")));

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use interlock_core::assign::assign;
 use interlock_core::bundle::{Bundle, Paths, Receipt};
 use interlock_core::change::{Change, ReloadReason};
 use interlock_core::model::{ClusterName, Digest, TargetId};
 use interlock_core::plan::{Abilities, Plan};
-use interlock_core::render::{Templates, render};
+use interlock_core::render::{self, Templates};
 use serde::Serialize;
 
 use super::OK;
@@ -52,14 +51,22 @@ pub(super) fn run(args: &RenderArgs, environment: &Environment, output: &mut Out
     Ok(OK)
 }
 
+/// The files of every proxy.
+pub(super) fn all(
+    world: &World,
+    templates: &Templates,
+) -> Result<BTreeMap<TargetId, BTreeMap<String, String>>, Failure> {
+    let plans = world.compiled.plans.iter();
+    plans.map(|(target, plan)| Ok((target.clone(), one(world, target, plan, templates)?.files))).collect()
+}
+
 fn one(world: &World, target: &TargetId, plan: &Plan, templates: &Templates) -> Result<Rendered, Failure> {
     let agent = world.snapshot.observed.agents.get(target);
     // The operator knows what it has proved since the agent's first words.
     let proved = world.snapshot.targets.get(target).and_then(|status| status.receipt.as_ref());
-    let receipt = proved.or(agent.and_then(|agent| agent.receipt.as_ref()));
+    let receipt = proved.or(agent.and_then(|agent| agent.receipt.as_ref())).map(|receipt| &**receipt);
     let abilities = agent.map_or(Abilities::oldest(plan.settings.proxy), |agent| agent.abilities);
-    let bundle =
-        render(plan, &assign(plan, receipt, abilities), abilities, templates).map_err(Failure::new)?;
+    let bundle = render::bundle(plan, receipt, abilities, templates).map_err(Failure::new)?;
     Ok(Rendered {
         cluster: plan.cluster.clone(),
         abilities,

@@ -1,12 +1,15 @@
 //! `interlock run`: watch Docker and keep every proxy in step.
 
+use std::sync::Arc;
+
 use tokio::sync::watch;
 
 use super::args::RunArgs;
 use super::failure::Failure;
 use super::{OK, agent};
-use crate::serve::{Listeners, Metrics, Readiness, ServeError, Served, Shared};
+use crate::serve::{Events, Listeners, Looks, Metrics, Readiness, Rest, ServeError, Served, Shared, status};
 use crate::settings::{Environment, Settings};
+use crate::store::Objects;
 use crate::{logging, reconcile};
 
 /// Runs until SIGTERM or SIGINT. Proxies go on serving what they have.
@@ -21,11 +24,24 @@ pub(super) fn run(args: &RunArgs, environment: &Environment) -> Result<u8, Failu
 }
 
 async fn operate(settings: Settings, child: bool) -> Result<u8, Failure> {
+    let objects = if settings.observe {
+        Objects::look(&settings.state, settings.objects())
+    } else {
+        Objects::open(&settings.state, settings.objects())
+    };
+    let rest = Rest {
+        objects: objects.map_err(Failure::new)?,
+        events: Events::default(),
+        config: Arc::new(settings.config.clone()),
+    };
     let served = Served {
         metrics: Metrics::new().map_err(Failure::new)?,
         readiness: Readiness::default(),
         shared: Shared::default(),
+        looks: Looks::default(),
+        rest,
     };
+    status::spawn(&served.looks, served.rest.objects.clone(), served.rest.events.clone());
     for cluster in settings.config.clusters.keys() {
         served.metrics.know_cluster(cluster);
     }

@@ -60,7 +60,7 @@ pub(super) fn run(args: &WhyArgs, environment: &Environment, output: &mut Output
 }
 
 /// Host and path of whatever a person pastes: a URL with its scheme, user, query and fragment.
-fn split(subject: &str) -> (&str, String) {
+pub(super) fn split(subject: &str) -> (&str, String) {
     let rest = subject.split_once("://").map_or(subject, |(_, rest)| rest);
     let rest = rest.split(['?', '#']).next().unwrap_or_default();
     let (authority, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
@@ -77,6 +77,12 @@ fn people(report: &Report<'_>, output: &mut Output) -> Result<(), Failure> {
     if !rows.is_empty() {
         output.line("")?;
         output.table(&["PROXY", "CLUSTER", "ANSWER", "ROUTE", "CONTAINER", "ADDRESS", "STATE"], &rows)?;
+    }
+    for (target, answer) in &explanation.targets {
+        for remains in &answer.remains {
+            let word = output.toned(Tone::Quiet, "note");
+            output.line(format!("{word}: {target}: {remains}"))?;
+        }
     }
     if !explanation.findings.is_empty() {
         output.line("")?;

@@ -1,26 +1,21 @@
 //! Where a command's facts come from: a file, the running operator, or one look at the engine.
 
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, Read};
 use std::path::Path;
 
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::Request;
-use hyper::body::Bytes;
-use hyper_util::rt::TokioIo;
+use hyper::Method;
 use interlock_core::compile::{self, Compiled};
 use interlock_core::model::Observed;
-use tokio::net::UnixStream;
 
+use super::api::Operator;
 use super::args::{Common, FactsArgs};
 use super::failure::Failure;
 use super::output::Output;
+use crate::client::{Client, ClientError};
 use crate::serve::Snapshot;
 use crate::serve::api::SNAPSHOT_PATH;
 use crate::settings::{Environment, Invalid, Settings};
 use crate::yaml;
-
-/// The largest answer that is read from an operator, in bytes.
-const MAX_ANSWER: usize = 256 * 1024 * 1024;
 
 /// Facts and settings, and what follows from them.
 pub(super) struct World {
@@ -44,11 +39,16 @@ impl World {
             }
             None => live(&facts.common, environment, output)?,
         };
+        Ok(Self::of(snapshot))
+    }
+
+    /// What follows from a snapshot.
+    pub(super) fn of(snapshot: Snapshot) -> Self {
         let mut compiled = compile::compile(&snapshot.observed, &snapshot.config);
         compiled.findings.extend(snapshot.findings.iter().cloned());
         compiled.findings.sort();
         compiled.findings.dedup();
-        Ok(Self { snapshot, compiled })
+        Self { snapshot, compiled }
     }
 }
 
@@ -61,6 +61,15 @@ fn snapshot_of(settings: Settings, observed: Observed) -> Snapshot {
         findings: Vec::new(),
         observe: settings.observe,
     }
+}
+
+/// What the operator sees; there must be one.
+pub(super) fn of_operator(operator: &Operator) -> Result<Snapshot, Failure> {
+    operator.block(from_operator(operator.socket())).map_err(|unanswered| match unanswered {
+        Unanswered::Failed(failure) => failure,
+        Unanswered::Absent => Failure::new("no operator answers any more"),
+        Unanswered::Closed(error) => Failure::new(error),
+    })
 }
 
 /// The operator's snapshot, else one look at the engine.
@@ -118,33 +127,19 @@ enum Unanswered {
 }
 
 async fn from_operator(socket: &Path) -> Result<Snapshot, Unanswered> {
-    let stream = UnixStream::connect(socket).await.map_err(|error| match error.kind() {
-        ErrorKind::NotFound | ErrorKind::ConnectionRefused | ErrorKind::NotADirectory => Unanswered::Absent,
-        _ => Unanswered::Closed(error),
+    let asked = Client::new(socket).send(Method::GET, SNAPSHOT_PATH, None).await;
+    let answer = asked.map_err(|error| match error {
+        ClientError::Absent { .. } => Unanswered::Absent,
+        ClientError::Closed { source, .. } => Unanswered::Closed(source),
+        ClientError::Broken(_) => Unanswered::Failed(Failure::new(error)),
     })?;
-    let failed = |error: Box<dyn std::error::Error + Send + Sync>| Unanswered::Failed(Failure::new(error));
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| failed(error.into()))?;
-    let driving = tokio::spawn(connection);
-    let request = Request::get(SNAPSHOT_PATH)
-        .header("host", "interlock")
-        .body(Empty::<Bytes>::new())
-        .map_err(|error| failed(error.into()))?;
-    let response = sender.send_request(request).await.map_err(|error| failed(error.into()))?;
-    let status = response.status();
-    let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await.map_err(failed)?.to_bytes();
-    driving.abort();
-    if !status.is_success() {
-        let words = String::from_utf8_lossy(&body);
+    if !answer.status.is_success() {
+        let words = String::from_utf8_lossy(&answer.body);
         let failure = Failure::new(format!("the operator does not answer yet: {}", words.trim()));
         return Err(Unanswered::Failed(
             failure.hint("try again in a moment; its log says what it waits for"),
         ));
     }
-    serde_json::from_slice(&body).map_err(|error| {
-        let failure = Failure::new(format!("the operator's answer is not understood: {error}"));
-        let hint = "use the same version as the operator: `docker exec <operator> interlock …`";
-        Unanswered::Failed(failure.hint(hint))
-    })
+    serde_json::from_slice(&answer.body)
+        .map_err(|error| Unanswered::Failed(super::api::not_understood(&error)))
 }

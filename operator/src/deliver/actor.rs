@@ -4,9 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use interlock_core::compile::Transport;
-use interlock_core::model::{Digest, TargetId, Timestamp};
+use interlock_core::model::{Digest, Shared, TargetId, Timestamp};
 use interlock_core::pace::{Pace, Urgency};
-use interlock_core::protocol::{Apply, Hello, Outcome, ProbeSet, ToAgent, ToOperator, VERSION};
+use interlock_core::patch::Patch;
+use interlock_core::protocol::{
+    Apply, Declined, Hello, OldWorkers, Outcome, PATCHES, ProbeSet, ToAgent, ToOperator, VERSION,
+};
+use interlock_core::withdrawal::only_withdraws;
 use interlock_crds::ProxyKind;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -24,13 +28,15 @@ const ANSWER_DEADLINE: Duration = Duration::from_mins(1);
 const PING: Duration = Duration::from_secs(10);
 /// Pause after a first failure, and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(15));
+/// The same for a bundle that failed: each try of one that does not start pauses what runs for a moment.
+const RETRY_BUNDLE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_mins(5));
 /// Pause after a failure that trying soon will not mend.
 const RETRY_IMPOSSIBLE: Duration = Duration::from_secs(30);
 
 /// The way to tell a target what it should have; dropping it ends the task.
 pub struct Handle {
-    desired: watch::Sender<Desired>,
-    task: JoinHandle<()>,
+    pub(super) desired: watch::Sender<Desired>,
+    pub(super) task: JoinHandle<()>,
 }
 
 impl Handle {
@@ -53,6 +59,8 @@ pub struct Identity {
     pub operator: String,
     /// This start of it.
     pub epoch: u64,
+    /// Whether it only looks.
+    pub observes: bool,
     /// The longest that a reload is put off, and so the shortest between two, in milliseconds.
     pub ceiling_ms: u64,
 }
@@ -111,13 +119,35 @@ struct Session {
     /// The last bundle that was answered, whatever the answer, and the nudge it answered.
     settled: Option<(Digest, u64)>,
     checked: u64,
+    /// The nudge at which it last looked.
+    looked: u64,
     /// The static digest that the proxy runs, as far as we know.
     running: Option<Digest>,
-    probes: Option<Arc<ProbeSet>>,
+    /// As its agent last told.
+    old: OldWorkers,
+    /// The agent's version of the protocol.
+    protocol: u16,
+    /// What the agent has applied, so that a patch of it will do.
+    has: Option<Arc<Wanted>>,
+    /// What it applied last, whatever came of the tries since.
+    applied: Option<Arc<Wanted>>,
+    probes: Option<Shared<ProbeSet>>,
     heard: Instant,
-    /// After a failure that is not the bundle's fault: not before.
-    not_before: Option<Instant>,
+    /// The bundle that failed last, and when it may be tried again: another one need not wait.
+    failed: Option<(Digest, Instant)>,
     failures: Backoff,
+}
+
+impl Session {
+    /// Whether somebody leaves whom the last apply brought: it may have been under way when this was rendered.
+    fn withdraws(&self, wanted: &Wanted) -> bool {
+        self.applied.as_ref().is_some_and(|applied| !applied.in_rotation.is_subset(&wanted.in_rotation))
+    }
+
+    /// Notes that a bundle failed; the next try of the same one waits longer each time.
+    fn failed(&mut self, digest: &Digest) {
+        self.failed = Some((digest.clone(), Instant::now() + self.failures.pause()));
+    }
 }
 
 impl Actor {
@@ -130,6 +160,8 @@ impl Actor {
                 backoff.reset();
             }
             let retry_in = match error {
+                // What an agent cannot do now it may be able to do soon.
+                DeliverError::Declined(Declined::Unable { .. }) => backoff.pause(),
                 DeliverError::Impossible { .. } | DeliverError::Declined(_) => RETRY_IMPOSSIBLE,
                 _ => backoff.pause(),
             };
@@ -150,20 +182,26 @@ impl Actor {
             in_flight: None,
             settled: None,
             checked: 0,
+            looked: 0,
             running: None,
+            old: OldWorkers::default(),
+            protocol: 0,
+            has: None,
+            applied: None,
             probes: None,
             heard: Instant::now(),
-            not_before: None,
-            failures: Backoff::new(RETRY.0, RETRY.1),
+            failed: None,
+            failures: Backoff::new(RETRY_BUNDLE.0, RETRY_BUNDLE.1),
         };
-        let hello =
-            Hello { protocol: VERSION, operator: self.identity.operator.clone(), epoch: self.identity.epoch };
+        let Identity { operator, epoch, observes, .. } = self.identity.clone();
+        let hello = Hello { protocol: VERSION, operator, epoch, observes };
         session.to.send(&ToAgent::Hello(hello)).await?;
         let answer = timeout(HELLO_DEADLINE, session.from.receive())
             .await
             .map_err(|_| DeliverError::Silent(HELLO_DEADLINE))??;
         match answer {
             ToOperator::Welcome(welcome) => {
+                session.protocol = welcome.protocol;
                 session.running = welcome.proxy.receipt.as_ref().map(|receipt| receipt.static_digest.clone());
                 if self.report(Report::Connected(welcome)).await.is_err() {
                     return Ok(());
@@ -204,9 +242,21 @@ impl Actor {
     /// Sends what is due now; says when to look again.
     async fn send_due(&mut self, session: &mut Session) -> Result<Option<Instant>, DeliverError> {
         let desired = self.desired.borrow_and_update().clone();
+        if self.identity.observes {
+            // Who only looks is told what has changed when it pings.
+            if session.looked != desired.nudge {
+                session.looked = desired.nudge;
+                session.to.send(&ToAgent::Ping).await?;
+            }
+            return Ok(None);
+        }
         // No probe set has been sent yet and there is nothing to probe: nothing to say.
-        if session.probes.as_deref().unwrap_or(&ProbeSet::default()) != &*desired.probes {
-            session.to.send(&ToAgent::Probe((*desired.probes).clone())).await?;
+        if session.probes.as_ref().unwrap_or(&Shared::default()) != &desired.probes {
+            let message = match &session.probes {
+                Some(before) if session.protocol >= PATCHES => ToAgent::Probes(desired.probes.since(before)),
+                _ => ToAgent::Probe((*desired.probes).clone()),
+            };
+            session.to.send(&message).await?;
             session.probes = Some(desired.probes.clone());
         }
         if let Some(sent) = &session.in_flight {
@@ -214,7 +264,7 @@ impl Actor {
         }
         if let Some((id, wanted)) = desired.check.filter(|(id, _)| *id > session.checked) {
             session.checked = id;
-            return self.submit(session, wanted, Some(id)).await.map(Some);
+            return Self::submit(session, wanted, Some(id)).await.map(Some);
         }
         let Some(wanted) = desired.wanted else { return Ok(None) };
         let goal = (wanted.bundle.digest.clone(), desired.nudge);
@@ -222,11 +272,20 @@ impl Actor {
             self.pace.settled();
             return Ok(None);
         }
-        if let Some(not_before) = session.not_before.filter(|at| *at > Instant::now()) {
-            return Ok(Some(not_before));
+        match &session.failed {
+            Some((digest, at)) if *digest == goal.0 && *at > Instant::now() => return Ok(Some(*at)),
+            Some((digest, _)) if *digest != goal.0 => {
+                session.failed = None;
+                session.failures.reset();
+            }
+            _ => {}
         }
         let reload = session.running.as_ref() != Some(&wanted.bundle.static_digest);
-        let urgency = match (reload, wanted.withdraws, wanted.pressing) {
+        let withdraws = wanted.withdraws || session.withdraws(&wanted);
+        if reload && session.running.is_some() && held(&wanted, withdraws, session.old.count) {
+            return Ok(None);
+        }
+        let urgency = match (reload, withdraws, wanted.pressing) {
             (false, ..) => Urgency::Live,
             (true, true, _) => Urgency::Withdrawal,
             (true, false, true) => Urgency::Reload,
@@ -238,22 +297,33 @@ impl Actor {
             return Ok(Some(self.start + Duration::from_millis(due.0)));
         }
         if reload {
-            self.pace.reloaded(now);
+            self.pace.reloaded(now, urgency);
         }
         session.settled = Some(goal);
-        self.submit(session, wanted, None).await.map(Some)
+        Self::submit(session, wanted, None).await.map(Some)
     }
 
+    /// Sends what is to be run or judged, as a patch of what the agent has if that will do.
     async fn submit(
-        &self,
         session: &mut Session,
         wanted: Arc<Wanted>,
         check: Option<u64>,
     ) -> Result<Instant, DeliverError> {
         let id = session.next_id;
         session.next_id += 1;
-        let apply = Box::new(Apply { id, bundle: wanted.bundle.clone(), secrets: wanted.secrets.clone() });
-        let message = if check.is_some() { ToAgent::Check(apply) } else { ToAgent::Apply(apply) };
+        let applied = session.applied.as_ref().filter(|_| check.is_none());
+        let withdraws = applied.is_some_and(|applied| only_withdraws(&applied.plan, &wanted.plan));
+        let base = session.has.as_ref().filter(|_| check.is_none() && session.protocol >= PATCHES);
+        let patch = base.and_then(|base| Patch::between(&base.bundle, &wanted.bundle));
+        let whole = || {
+            let (bundle, secrets) = (wanted.bundle.clone(), wanted.secrets.clone());
+            Box::new(Apply { id, bundle, secrets, withdraws })
+        };
+        let message = match (patch, check) {
+            (Some(patch), _) => ToAgent::Patch { id, patch, withdraws },
+            (None, None) => ToAgent::Apply(whole()),
+            (None, Some(_)) => ToAgent::Check(whole()),
+        };
         session.to.send(&message).await?;
         let deadline = Instant::now() + ANSWER_DEADLINE;
         session.in_flight = Some(InFlight { id, wanted, check, deadline });
@@ -264,12 +334,22 @@ impl Actor {
     async fn heard(&mut self, session: &mut Session, message: ToOperator) -> Result<(), Gone> {
         match message {
             ToOperator::Outcome { id, outcome } => self.answered(session, id, outcome).await,
+            ToOperator::OldWorkers(old) => {
+                session.old = old;
+                self.report(Report::OldWorkers(old)).await
+            }
             ToOperator::Probed { results } => self.report(Report::Probed(results)).await,
             ToOperator::ProxyChanged(facts) => {
                 session.running = facts.receipt.as_ref().map(|receipt| receipt.static_digest.clone());
                 // Whatever was settled was settled in a proxy that is gone.
-                session.settled = None;
+                (session.settled, session.has, session.applied) = (None, None, None);
                 self.report(Report::ProxyChanged(facts)).await
+            }
+            ToOperator::Lacks { id } => {
+                if session.in_flight.take_if(|sent| sent.id == id).is_some() {
+                    (session.settled, session.has) = (None, None);
+                }
+                Ok(())
             }
             ToOperator::Pong | ToOperator::Welcome(_) | ToOperator::Declined(_) => Ok(()),
         }
@@ -280,18 +360,22 @@ impl Actor {
         if let Some(id) = sent.check {
             return self.report(Report::Checked { id, outcome }).await;
         }
+        session.has = None;
         match &outcome {
             Outcome::Applied(applied) => {
+                session.has = Some(sent.wanted.clone());
+                session.applied = Some(sent.wanted.clone());
                 session.running = Some(applied.receipt.static_digest.clone());
                 session.failures.reset();
-                session.not_before = None;
+                session.failed = None;
             }
-            // A refused bundle stays refused until it changes or the next resync; what failed for
-            // another reason is tried again after a pause that grows.
-            Outcome::Refused(_) | Outcome::Passed => {}
+            Outcome::Passed => {}
+            // A refused bundle stays refused until it changes or a resync asks again, ever more rarely; what failed
+            // for another reason is tried again by itself.
+            Outcome::Refused(_) => session.failed(&sent.wanted.bundle.digest),
             Outcome::ActivationFailed { .. } | Outcome::Failed { .. } => {
                 session.settled = None;
-                session.not_before = Some(Instant::now() + session.failures.pause());
+                session.failed(&sent.wanted.bundle.digest);
             }
         }
         let digest = sent.wanted.bundle.digest.clone();
@@ -305,6 +389,13 @@ impl Actor {
     fn now(&self) -> Timestamp {
         Timestamp(u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
+}
+
+/// Whether a reload for this has to wait until an old worker ends. A proxy that cannot take an endpoint out of
+/// rotation in any other way reloads for that: requests to somebody who is gone are worse than one worker more.
+pub fn held(wanted: &Wanted, withdraws: bool, old_workers: u16) -> bool {
+    let by_reload_only = wanted.bundle.proxy == ProxyKind::Nginx;
+    wanted.max_old_workers.is_some_and(|most| old_workers >= most) && !(by_reload_only && withdraws)
 }
 
 /// The driver is gone.

@@ -11,7 +11,7 @@ use tokio::net::UnixStream;
 use tokio::sync::watch;
 
 use super::exec::{self, AgentBinary, ExecError};
-use super::{DeliverError, Dial, Dialing, Reader, Writer};
+use super::{DeliverError, Dial, Dialing, Looking, Reader, Writer, disk};
 use crate::chain::chain;
 use crate::docker::Client;
 use crate::docker::actions::ActionError;
@@ -82,6 +82,15 @@ impl Dial for Dialer {
                 }
                 Transport::Exec { container, .. } => self.exec(target, container, proxy).await,
             }
+        })
+    }
+
+    fn look<'a>(&'a self, target: &'a TargetId, transport: &'a Transport, proxy: ProxyKind) -> Looking<'a> {
+        Box::pin(async move {
+            let Transport::Exec { container, .. } = transport else {
+                return Err(failed(target, "only a stock proxy's container is read"));
+            };
+            disk::read(&self.client, container, proxy).await.map_err(|error| failed(target, error))
         })
     }
 }

@@ -2,6 +2,7 @@
 
 mod actor;
 mod dial;
+mod disk;
 pub mod exec;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,13 +13,15 @@ use std::time::Duration;
 
 use interlock_core::bundle::Bundle;
 use interlock_core::compile::Transport;
-use interlock_core::model::{Digest, ProbeKey, ProbeResult, TargetId, UpstreamAddr};
-use interlock_core::protocol::{Declined, Outcome, ProbeSet, ProxyFacts, SecretText, Welcome};
+use interlock_core::model::{Digest, ProbeKey, ProbeResult, Shared, TargetId, UpstreamAddr};
+use interlock_core::plan::Plan;
+use interlock_core::protocol::{Declined, OldWorkers, Outcome, ProbeSet, ProxyFacts, SecretText, Welcome};
 use interlock_crds::ProxyKind;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-pub use actor::{Handle, Identity, spawn};
+pub use actor::{Handle, Identity, held, spawn};
 pub use dial::{Dialer, Outer};
+pub use disk::{OnDisk, watch};
 
 /// The receiving half of a connection to an agent.
 pub type Reader = Box<dyn AsyncRead + Send + Unpin>;
@@ -26,6 +29,9 @@ pub type Reader = Box<dyn AsyncRead + Send + Unpin>;
 pub type Writer = Box<dyn AsyncWrite + Send + Unpin>;
 /// The future of a dial.
 pub type Dialing<'a> = Pin<Box<dyn Future<Output = Result<(Reader, Writer), DeliverError>> + Send + 'a>>;
+
+/// The future of a look.
+pub type Looking<'a> = Pin<Box<dyn Future<Output = Result<OnDisk, DeliverError>> + Send + 'a>>;
 
 /// Why an agent cannot be reached or does not serve.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +72,9 @@ pub trait Dial: Send + Sync + 'static {
         transport: &'a Transport,
         proxy: Option<ProxyKind>,
     ) -> Dialing<'a>;
+
+    /// Reads what lies in the container of a proxy that has no agent of its own; changes nothing.
+    fn look<'a>(&'a self, target: &'a TargetId, transport: &'a Transport, proxy: ProxyKind) -> Looking<'a>;
 }
 
 /// What a target should have; the newest replaces the ones before it.
@@ -74,7 +83,7 @@ pub struct Desired {
     /// What it should run; none: nothing is sent yet.
     pub wanted: Option<Arc<Wanted>>,
     /// What its agent should probe.
-    pub probes: Arc<ProbeSet>,
+    pub probes: Shared<ProbeSet>,
     /// Grows at every resync: what runs is compared and healed even if nothing else changed.
     pub nudge: u64,
     /// A bundle to judge without activating it; answered once for each `id`.
@@ -93,10 +102,13 @@ pub struct Wanted {
     /// Whether it takes an endpoint out of rotation that what runs still sends requests to; a reload for
     /// it never waits.
     pub withdraws: bool,
+    /// Old workers that there may be before a reload waits; none: as many as there are. Unless `withdraws`
+    /// where the proxy can only do that by a reload.
+    pub max_old_workers: Option<u16>,
+    /// What it was rendered from.
+    pub plan: Shared<Plan>,
     /// The endpoints that take new requests once this is applied.
     pub in_rotation: BTreeSet<UpstreamAddr>,
-    /// The digest of that part: what is served once this is applied.
-    pub urgent: Digest,
 }
 
 /// What happened at a target.
@@ -120,10 +132,14 @@ pub enum Report {
         /// The verdict.
         outcome: Outcome,
     },
+    /// The proxy's old workers are others than before.
+    OldWorkers(OldWorkers),
     /// Probe results changed.
     Probed(BTreeMap<ProbeKey, ProbeResult>),
     /// The proxy started, restarted or went away.
     ProxyChanged(ProxyFacts),
+    /// What lies in the container of a proxy that is only observed.
+    OnDisk(Box<OnDisk>),
     /// The connection ended or never came up; it is tried again after the pause.
     Lost {
         /// Why.

@@ -1,6 +1,6 @@
 //! The client: every call that Interlock makes to an engine, counted, bounded in time and explained.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::future::Future;
 use std::net::IpAddr;
@@ -16,15 +16,16 @@ use bollard::models::{
     NetworkConnectRequest, NetworkDisconnectRequest,
 };
 use bollard::query_parameters::{
-    ContainerArchiveInfoOptionsBuilder, EventsOptionsBuilder, InspectContainerOptions,
-    ListContainersOptionsBuilder, StartContainerOptions, UploadToContainerOptionsBuilder,
+    ContainerArchiveInfoOptionsBuilder, DownloadFromContainerOptionsBuilder, EventsOptionsBuilder,
+    InspectContainerOptions, ListContainersOptionsBuilder, StartContainerOptions,
+    UploadToContainerOptionsBuilder,
 };
 use futures_util::{Stream, StreamExt as _};
 use interlock_crds::DockerSpec;
 use tokio::io::AsyncWrite;
 
 use super::transport::{self, EngineClock};
-use super::{Calls, DockerError};
+use super::{Calls, DockerError, archive};
 
 /// Where an engine listens when nothing else is said.
 pub const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
@@ -239,6 +240,38 @@ impl Client {
                 size: u64::try_from(stat.size).unwrap_or(0),
                 link: !stat.link_target.is_empty(),
             })),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The files at `path` inside a container, which is a file or a folder, by their last component; none if nothing
+    /// stands there. More than `limit` bytes are an error.
+    pub(crate) async fn download(
+        &self,
+        container: &str,
+        path: &str,
+        limit: usize,
+    ) -> Result<Option<BTreeMap<String, Vec<u8>>>, DockerError> {
+        let call = "archive_download";
+        let broken = |why: String| DockerError::Broken { host: self.host.clone(), call, why };
+        let options = DownloadFromContainerOptionsBuilder::new().path(path).build();
+        let whole = async {
+            let mut pieces = std::pin::pin!(self.docker.download_from_container(container, Some(options)));
+            let mut archive = Vec::new();
+            while let Some(piece) = pieces.next().await {
+                archive.extend_from_slice(&piece?);
+                if archive.len() > limit {
+                    return Ok(None);
+                }
+            }
+            Ok(Some(archive))
+        };
+        match self.call(call, whole).await {
+            Ok(Some(archive)) => {
+                archive::files(&archive).map(Some).map_err(|error| broken(error.to_string()))
+            }
+            Ok(None) => Err(broken(format!("{path} has more than {limit} bytes"))),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
         }

@@ -1,22 +1,22 @@
 //! The cycle: observe, compile, render, deliver, publish; the way of the data in ARCHITECTURE.md, step by step.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Instant;
 
+use interlock_core::bundle::Receipt;
 use interlock_core::compile::{self, Compiled, Target, Transport};
 use interlock_core::finding::{Finding, Reason};
-use interlock_core::model::{Digest, Observed, Quarantined, TargetId};
+use interlock_core::model::{Observed, Shared, TargetId};
 use interlock_core::plan::{Abilities, Plan};
 use interlock_core::protocol::ProbeSet;
 use interlock_core::search::Step;
 
 use super::actions::Action;
-use super::clock::now;
+use super::clock::{self, now};
 use super::driver::Driver;
 use super::policy;
-use super::publish::{Cycle, Took};
-use super::target::{Tracked, assignment_of};
+use super::publish::{Cycle, Took, Untold};
+use super::target::{Ahead, Tracked};
 use super::world;
 use crate::chain::chain;
 use crate::deliver;
@@ -31,20 +31,26 @@ impl Driver {
             &mut self.parts.sources,
             &self.agents,
             self.parts.store.kept(),
+            &self.standings,
         );
         let observed_at = Instant::now();
-        let compiled = compile::compile(&observed, &self.parts.config);
+        let (observed, compiled) = self.compile(observed);
         let compiled_at = Instant::now();
         self.track(&compiled.targets);
+        self.look_again = compiled.look_again.map(clock::instant);
         let acts = compiled.complete && !self.parts.observe_only;
         if compiled.complete {
             let event = world::newest_event(&self.parts.sources);
             self.render_all(&compiled, &observed, event);
         }
+        if compiled.complete {
+            self.standings.clone_from(&compiled.standings);
+        }
         if acts {
             self.act(&compiled);
-            let ownership = compiled.ownership.clone();
-            self.keep(|kept| kept.ownership = ownership);
+            if self.parts.store.kept().ownership != compiled.ownership {
+                self.keep(|kept| kept.ownership.clone_from(&compiled.ownership));
+            }
             self.prune_quarantine();
         }
         let took = Took {
@@ -52,6 +58,15 @@ impl Driver {
             compile: compiled_at - observed_at,
             render: compiled_at.elapsed(),
         };
+        let lost = self.targets.values().any(|tracked| tracked.lost.is_some());
+        self.parts.publisher.lose(lost);
+        self.parts.publisher.round(took);
+        self.untold = Some(Untold::after(self.untold.take(), observed, compiled));
+    }
+
+    /// Tells everybody what has become of the last look.
+    pub(super) fn publish(&mut self) {
+        let Some(Untold { observed, compiled, .. }) = self.untold.take() else { return };
         let faults = self.faults();
         self.parts.publisher.cycle(Cycle {
             observed,
@@ -60,8 +75,24 @@ impl Driver {
             targets: &self.targets,
             faults,
             observe_only: self.parts.observe_only,
-            took,
         });
+    }
+
+    /// Everything that follows from the facts. Nobody probes for an operator that only looks: what it would serve is
+    /// shown as if every endpoint answered.
+    fn compile(&mut self, mut observed: Observed) -> (Observed, Shared<Compiled>) {
+        let compiled = compile::compile_with(&observed, &self.parts.config, &mut self.memory);
+        if !self.parts.observe_only {
+            return (observed, compiled);
+        }
+        let assumed: Vec<_> =
+            compiled.probes.iter().filter(|(id, probes)| self.agents.assume(id, probes)).collect();
+        if assumed.is_empty() {
+            return (observed, compiled);
+        }
+        observed.probes = self.agents.probes().clone();
+        let compiled = compile::compile_with(&observed, &self.parts.config, &mut self.memory);
+        (observed, compiled)
     }
 
     /// Starts and ends the tasks of targets as they come and go.
@@ -81,20 +112,21 @@ impl Driver {
                 tracked.target = target.clone();
                 continue;
             }
-            // Reaching a stock proxy means to put the agent into it: not when nothing may be delivered.
-            let dialled = !self.parts.observe_only || !matches!(target.transport, Transport::Exec { .. });
-            let handle = dialled.then(|| {
-                deliver::spawn(
-                    self.parts.dial.clone(),
-                    self.parts.identity.clone(),
-                    id.clone(),
-                    target.transport.clone(),
-                    target.proxy,
-                    self.reports.clone(),
-                )
-            });
+            let handle = self.reach(id, target);
             self.targets.insert(id.clone(), Tracked::new(target.clone(), handle));
         }
+    }
+
+    /// Starts the task of a target. Reaching a stock proxy means to put the agent into it: where nothing may be
+    /// delivered, its container is read instead.
+    fn reach(&self, id: &TargetId, target: &Target) -> Option<deliver::Handle> {
+        let (dial, transport) = (self.parts.dial.clone(), target.transport.clone());
+        let reports = self.reports.clone();
+        if self.parts.observe_only && is_stock(target) {
+            return target.proxy.map(|proxy| deliver::watch(dial, id.clone(), transport, proxy, reports));
+        }
+        let identity = self.parts.identity.clone();
+        Some(deliver::spawn(dial, identity, id.clone(), transport, target.proxy, reports))
     }
 
     /// Renders every target's plan and hands it to the target's task.
@@ -108,17 +140,22 @@ impl Driver {
         for id in ids {
             let probes = compiled.probes.get(&id).cloned().unwrap_or_default();
             self.agents.prune(&id, &probes);
-            let looking = self.agents.looking(&id, &probes, now());
+            let looking = self.agents.looking(&id, &probes);
             let abilities = compiled.targets.get(&id).and_then(|target| target.abilities);
             let Some(tracked) = self.targets.get_mut(&id) else { continue };
             let deliver = !self.parts.observe_only;
-            if deliver {
-                set_probes(tracked, probes, self.nudge);
-            }
-            if looking {
+            set_probes(tracked, probes, self.nudge);
+            if let Some(until) = looking {
+                self.look_again = Some(self.look_again.map_or(until, |at| at.min(until)));
                 continue;
             }
             let Some(plan) = compiled.plans.get(&id) else { continue };
+            let empty = *self.parts.sources.written.borrow() == 0;
+            let Some(tracked) = self.targets.get_mut(&id) else { continue };
+            if tracked.lose(&id, empty) {
+                continue;
+            }
+            tracked.applied = observed.declared.applied_for(&plan.cluster);
             // Until its agent has said what the proxy can do, nothing could be sent anyway.
             let Some(abilities) =
                 abilities.or_else(|| self.parts.observe_only.then(|| Abilities::oldest(plan.settings.proxy)))
@@ -126,6 +163,9 @@ impl Driver {
                 continue;
             };
             self.render_one(&id, plan, abilities, event, deliver);
+            if !deliver && let Some(tracked) = self.targets.get_mut(&id) {
+                tracked.compare(&id);
+            }
             self.search_step(&id, observed, abilities);
         }
     }
@@ -133,12 +173,21 @@ impl Driver {
     fn render_one(
         &mut self,
         id: &TargetId,
-        plan: &Plan,
+        plan: &Shared<Plan>,
         abilities: Abilities,
         event: Option<interlock_core::model::Timestamp>,
         deliver: bool,
     ) {
         let Some(tracked) = self.targets.get_mut(id) else { return };
+        let plan = &tracked.bounded(id, plan);
+        match tracked.ahead(plan) {
+            Ahead::Nothing => return,
+            Ahead::Aside(until) => {
+                self.look_again = Some(self.look_again.map_or(until, |at| at.min(until)));
+                return;
+            }
+            Ahead::Render => {}
+        }
         let bundle = match tracked.render(plan, abilities, &self.parts.templates) {
             Ok(bundle) => bundle,
             Err(error) => {
@@ -147,13 +196,20 @@ impl Driver {
                 return;
             }
         };
-        if tracked.wanted.as_ref().is_some_and(|wanted| wanted.bundle.digest == bundle.digest) {
+        if tracked.was_sent(&bundle) && !tracked.may_wait(&bundle) {
+            tracked.waits = None;
             return;
         }
         let secrets = self.parts.secrets.clone();
-        let wanted = tracked.wrap(plan, bundle, |digest| secrets(digest));
-        tracked.last = Some(assignment_of(&wanted.bundle));
-        tracked.wanted = Some(wanted.clone());
+        let mut wanted = tracked.wrap(plan, bundle, |digest| secrets(digest));
+        if let Some((plan, bundle)) = tracked.fitting(id, &wanted, abilities, &self.parts.templates) {
+            wanted = tracked.wrap(&plan.into(), bundle, |digest| secrets(digest));
+        }
+        if tracked.was_sent(&wanted.bundle) {
+            return;
+        }
+        tracked.last = Some(Receipt::planned(&wanted.bundle).into());
+        (tracked.wanted, tracked.abilities) = (Some(wanted.clone()), Some(abilities));
         tracked.pending_since = tracked.pending_since.or(event);
         if deliver && let Some(handle) = &tracked.handle {
             handle.set(|desired| desired.wanted = Some(wanted));
@@ -165,10 +221,10 @@ impl Driver {
         let Some(tracked) = self.targets.get(id) else { return };
         let Some((search, 0, words)) = &tracked.search else { return };
         let Step::CheckWithout(out) = search.step() else { return };
-        let quarantined =
-            |digest: &Digest| (digest.clone(), Quarantined { abilities, reason: words.clone() });
         let mut narrowed = observed.clone();
-        narrowed.quarantine.extend(out.iter().map(quarantined));
+        for digest in out {
+            narrowed.quarantine.entry(digest).or_default().insert(abilities, words.clone());
+        }
         let compiled = compile::compile(&narrowed, &self.parts.config);
         let Some(plan) = compiled.plans.get(id) else { return };
         let Ok(bundle) = tracked.render(plan, abilities, &self.parts.templates) else { return };
@@ -199,25 +255,36 @@ impl Driver {
     fn prune_quarantine(&mut self) {
         let abilities: BTreeSet<Abilities> =
             self.targets.values().filter_map(|tracked| tracked.target.abilities).collect();
-        if abilities.is_empty() {
+        if abilities.is_empty() || self.parts.store.kept().quarantine.is_empty() {
             return;
         }
-        self.keep(|kept| kept.quarantine.retain(|_, entry| abilities.contains(&entry.abilities)));
+        self.keep(|kept| {
+            kept.quarantine.retain(|_, under| {
+                under.retain(|of, _| abilities.contains(of));
+                !under.is_empty()
+            });
+        });
     }
 
     /// Findings that do not follow from the facts alone: of reaching, delivering, acting.
     fn faults(&self) -> Vec<Finding> {
-        let faults = self.targets.values().filter_map(|tracked| tracked.fault.clone());
+        let faults = self.targets.values().flat_map(|it| [&it.fault, &it.waits, &it.limited, &it.lost]);
+        let faults = faults.flatten().cloned();
         let all: BTreeSet<Finding> = faults.chain(self.actions.findings()).collect();
         all.into_iter().collect()
     }
 }
 
-fn set_probes(tracked: &Tracked, probes: ProbeSet, nudge: u64) {
+/// Whether a proxy has no agent of its own.
+fn is_stock(target: &Target) -> bool {
+    matches!(target.transport, Transport::Exec { .. })
+}
+
+fn set_probes(tracked: &Tracked, probes: Shared<ProbeSet>, nudge: u64) {
     let Some(handle) = &tracked.handle else { return };
     handle.set(|desired| {
-        if *desired.probes != probes {
-            desired.probes = Arc::new(probes);
+        if desired.probes != probes {
+            desired.probes = probes;
         }
         desired.nudge = nudge;
     });

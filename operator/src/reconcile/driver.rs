@@ -4,22 +4,22 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use interlock_core::compile::Config;
+use interlock_core::compile::{Config, Memory};
 use interlock_core::finding::Reason;
-use interlock_core::model::{ContainerId, Digest, TargetId};
+use interlock_core::model::{ContainerId, Digest, Shared, Standings, TargetId};
 use interlock_core::plan::Abilities;
-use interlock_core::protocol::{Outcome, SecretText};
+use interlock_core::protocol::{OldWorkers, Outcome, SecretText};
 use interlock_core::render::Templates;
+use interlock_core::search::Step;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::actions::{Act, Actions, Done};
 use super::clock::now;
 use super::policy::{self, Next};
-use super::publish::Publisher;
+use super::publish::{Publisher, Untold};
 use super::target::Tracked;
 use super::world::{Agents, Sources};
-use crate::chain::chain;
 use crate::deliver::{Dial, Identity, Report};
 use crate::store::{Kept, Store};
 
@@ -60,8 +60,14 @@ pub struct Driver {
     pub(super) agents: Agents,
     pub(super) targets: BTreeMap<TargetId, Tracked>,
     pub(super) actions: Actions,
+    pub(super) standings: BTreeMap<TargetId, Shared<Standings>>,
     pub(super) nudge: u64,
+    pub(super) memory: Memory,
     pub(super) check_id: u64,
+    /// When something changes by itself, or the first of the agents that are still looking has had its time.
+    pub(super) look_again: Option<Instant>,
+    /// What came of the last look.
+    pub(super) untold: Option<Untold>,
     pub(super) reports: mpsc::Sender<(TargetId, Report)>,
     incoming: mpsc::Receiver<(TargetId, Report)>,
     ended: mpsc::Receiver<Done>,
@@ -78,8 +84,12 @@ impl Driver {
             agents: Agents::default(),
             targets: BTreeMap::new(),
             actions,
+            standings: BTreeMap::new(),
             nudge: 0,
+            memory: Memory::default(),
             check_id: 0,
+            look_again: None,
+            untold: None,
             reports,
             incoming,
             ended,
@@ -93,7 +103,8 @@ impl Driver {
         resync.reset();
         self.cycle();
         loop {
-            let wake = self.actions.wake_at();
+            let wake = self.actions.wake_at().into_iter().chain(self.look_again).min();
+            let tell = self.untold.as_ref().map(Untold::due);
             // What can happen, one thing at a time; all arms are cancel-safe (channels, watches, timers).
             tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => return,
@@ -102,6 +113,10 @@ impl Driver {
                 Some(done) = self.ended.recv() => self.note_done(done),
                 _ = resync.tick() => self.nudge += 1,
                 () = tokio::time::sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
+                () = tokio::time::sleep_until(tell.unwrap_or_else(Instant::now)), if tell.is_some() => {
+                    self.publish();
+                    continue;
+                }
             }
             // Whatever else has happened meanwhile belongs to the same look.
             while let Ok((target, report)) = self.incoming.try_recv() {
@@ -120,43 +135,54 @@ impl Driver {
         }
     }
 
-    /// Changes what survives a restart. A full disk is no reason to stop keeping proxies in step.
+    /// Changes what survives a restart.
     pub(super) fn keep(&mut self, change: impl FnOnce(&mut Kept)) {
-        if let Err(error) = self.parts.store.update(change) {
-            tracing::error!(error = chain(&error), "what must survive a restart could not be written");
-        }
+        self.parts.store.update(change);
     }
 
     fn note(&mut self, id: &TargetId, report: Report) {
         let Some(tracked) = self.targets.get_mut(id) else { return };
         match report {
-            Report::Connected(welcome) => {
+            Report::Connected(mut welcome) => {
+                let receipt = welcome.proxy.receipt.take().map(Shared::from);
                 tracked.connected = true;
                 tracked.fault = None;
-                tracked.receipt.clone_from(&welcome.proxy.receipt);
+                tracked.receipt.clone_from(&receipt);
+                tracked.old = OldWorkers::default();
+                tracked.limits = welcome.proxy.limits;
                 // Another agent process: what was sent to the one before it may not have arrived.
-                tracked.last.clone_from(&welcome.proxy.receipt);
-                Publisher::connected(id, &welcome);
-                self.agents.connected(id, welcome, now());
+                tracked.last.clone_from(&receipt);
+                self.parts.publisher.connected(id, &welcome);
+                self.agents.connected(id, welcome, receipt, now());
             }
-            Report::ProxyChanged(facts) => {
-                tracked.receipt.clone_from(&facts.receipt);
-                tracked.last.clone_from(&facts.receipt);
-                self.agents.proxy_changed(id, facts);
+            Report::ProxyChanged(mut facts) => {
+                let receipt = facts.receipt.take().map(Shared::from);
+                tracked.receipt.clone_from(&receipt);
+                tracked.limits = facts.limits.or(tracked.limits);
+                tracked.last.clone_from(&receipt);
+                self.agents.proxy_changed(id, &facts, receipt);
             }
             Report::Probed(results) => {
                 self.parts.publisher.probed(&results);
                 self.agents.probed(id, results);
             }
+            Report::OldWorkers(old) => {
+                tracked.old = old;
+                self.parts.publisher.old_workers(tracked.target.cluster.as_ref(), old);
+            }
+            Report::OnDisk(found) => {
+                tracked.read(&found);
+                self.agents.read(id, found.abilities, tracked.last.clone(), now());
+            }
             Report::Lost { error, retry_in } => {
                 tracked.connected = false;
-                self.parts.publisher.lost(id, tracked.target.cluster.as_ref(), &error, retry_in);
+                self.parts.publisher.lost(id, tracked, &error, retry_in);
                 tracked.fault = Some(policy::lost(id, tracked.target.cluster.as_ref(), &error));
             }
             Report::Checked { id: check, outcome } => self.note_checked(id, check, &outcome),
             Report::Applied { digest, wanted, outcome } => {
                 self.parts.publisher.applied(id, tracked, &wanted, &outcome);
-                self.note_applied(id, &digest, &wanted, &outcome);
+                self.note_applied(id, &digest, &wanted, outcome);
             }
         }
     }
@@ -166,32 +192,38 @@ impl Driver {
         id: &TargetId,
         digest: &Digest,
         wanted: &Arc<crate::deliver::Wanted>,
-        outcome: &Outcome,
+        outcome: Outcome,
     ) {
         let Some(tracked) = self.targets.get_mut(id) else { return };
         if let Outcome::Applied(applied) = outcome {
             tracked.fault = None;
-            tracked.receipt = Some(applied.receipt.clone());
-            tracked.served = Some(wanted.urgent.clone());
+            tracked.receipt = Some(applied.receipt.into());
             tracked.in_rotation.clone_from(&wanted.in_rotation);
-            if tracked.wanted.as_ref().is_some_and(|wanted| wanted.bundle.digest == *digest) {
+            tracked.running = Some(wanted.plan.clone());
+            let last = tracked.wanted.as_ref().is_some_and(|wanted| wanted.bundle.digest == *digest);
+            if last && tracked.waits.is_none() {
                 tracked.pending_since = None;
+                // The same, and it knows who has no connection any more.
+                tracked.last.clone_from(&tracked.receipt);
             }
-            let container = tracked.target.container.clone();
-            self.keep(|kept| kept.receipted.extend(container));
+            if let Some(container) = tracked.target.container.clone()
+                && !self.parts.store.kept().receipted.contains(&container)
+            {
+                self.keep(|kept| kept.receipted.extend([container]));
+            }
             return;
         }
         // Nothing was changed: the next assignment starts from what is proven to run.
         tracked.last.clone_from(&tracked.receipt);
         let abilities = self.abilities(id);
         let Some(tracked) = self.targets.get_mut(id) else { return };
-        match policy::judge(outcome, wanted, abilities) {
+        match policy::judge(&outcome, wanted) {
             Next::Settled => {}
-            Next::Quarantine(culprits) => self.keep(|kept| kept.quarantine.extend(culprits)),
+            Next::Quarantine(culprits, words) => self.quarantine(culprits, abilities, &words),
             Next::Search(search) => {
                 if tracked.search.is_none() {
                     let words = match outcome {
-                        Outcome::Refused(refusal) => refusal.output.clone(),
+                        Outcome::Refused(refusal) => refusal.output,
                         _ => String::new(),
                     };
                     tracked.search = Some((search, 0, words));
@@ -204,6 +236,15 @@ impl Driver {
         }
     }
 
+    /// Keeps intents out of every proxy with these abilities; another kind of proxy has its own say.
+    fn quarantine(&mut self, culprits: impl IntoIterator<Item = Digest>, under: Abilities, words: &str) {
+        self.keep(|kept| {
+            for digest in culprits {
+                kept.quarantine.entry(digest).or_default().insert(under, words.to_owned());
+            }
+        });
+    }
+
     fn note_checked(&mut self, id: &TargetId, check: u64, outcome: &Outcome) {
         let abilities = self.abilities(id);
         let Some(tracked) = self.targets.get_mut(id) else { return };
@@ -214,18 +255,18 @@ impl Driver {
         *asked = 0;
         search.told(matches!(outcome, Outcome::Passed));
         match search.step() {
-            interlock_core::search::Step::CheckWithout(_) => {}
-            interlock_core::search::Step::Culprit(digest) => {
+            Step::CheckWithout(_) => {}
+            Step::Culprit(digest) => {
                 let reason = std::mem::take(words);
                 tracked.search = None;
-                let quarantined = interlock_core::model::Quarantined { abilities, reason };
-                self.keep(|kept| kept.quarantine.extend([(digest, quarantined)]));
+                self.quarantine([digest], abilities, &reason);
             }
-            interlock_core::search::Step::Base | interlock_core::search::Step::GaveUp => {
+            step @ (Step::Base | Step::GaveUp) => {
                 let words = std::mem::take(words);
                 tracked.search = None;
+                let reason = if step == Step::Base { Reason::BaseRefused } else { Reason::NoCulprit };
                 let cluster = tracked.target.cluster.as_ref();
-                tracked.fault = Some(policy::fault(id, cluster, Reason::BaseRefused, words, None));
+                tracked.fault = Some(policy::fault(id, cluster, reason, words, None));
             }
         }
     }
@@ -254,8 +295,18 @@ async fn changed(sources: &mut Sources) {
             std::future::pending::<()>().await;
         }
     };
+    let written = async {
+        if sources.written.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
     let sockets = async {
         if sources.sockets.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    let declared = async {
+        if sources.declared.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
     };
@@ -274,6 +325,8 @@ async fn changed(sources: &mut Sources) {
         () = any_engine => {}
         () = certificates => {}
         () = credentials => {}
+        () = declared => {}
         () = sockets => {}
+        () = written => {}
     }
 }

@@ -1,10 +1,9 @@
 //! Policy: what follows from an outcome or an error. Pure; the driver carries it out.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use interlock_core::finding::{Finding, Reason, Subject, Verdict};
-use interlock_core::model::{ClusterName, Digest, Quarantined, TargetId};
-use interlock_core::plan::Abilities;
+use interlock_core::model::{ClusterName, Digest, TargetId};
 use interlock_core::protocol::{Declined, Outcome};
 use interlock_core::search::Search;
 
@@ -16,8 +15,8 @@ use crate::deliver::{DeliverError, Wanted};
 pub(super) enum Next {
     /// It runs.
     Settled,
-    /// These intents are to blame: leave them out and go on.
-    Quarantine(BTreeMap<Digest, Quarantined>),
+    /// These intents are to blame, says the checker: leave them out and go on.
+    Quarantine(BTreeSet<Digest>, String),
     /// Somebody is to blame; find out who.
     Search(Search),
     /// Nobody in particular is: tell, and wait for a change.
@@ -25,16 +24,12 @@ pub(super) enum Next {
 }
 
 /// Judges what became of a bundle.
-pub(super) fn judge(outcome: &Outcome, wanted: &Wanted, abilities: Abilities) -> Next {
+pub(super) fn judge(outcome: &Outcome, wanted: &Wanted) -> Next {
     match outcome {
         Outcome::Applied(_) | Outcome::Passed => Next::Settled,
-        Outcome::Refused(refusal) if !refusal.culprits.is_empty() => Next::Quarantine(
-            refusal
-                .culprits
-                .iter()
-                .map(|digest| (digest.clone(), Quarantined { abilities, reason: refusal.output.clone() }))
-                .collect(),
-        ),
+        Outcome::Refused(refusal) if !refusal.culprits.is_empty() => {
+            Next::Quarantine(refusal.culprits.iter().cloned().collect(), refusal.output.clone())
+        }
         Outcome::Refused(refusal) => {
             let suspects =
                 wanted.bundle.fragments.iter().flat_map(|fragment| fragment.intents.iter().cloned());

@@ -20,13 +20,10 @@ use crate::deliver::exec::AgentBinary;
 use crate::deliver::{Dialer, Identity, Outer};
 use crate::docker::{self, Client, DockerError, actions};
 use crate::serve::Served;
-use crate::settings::Settings;
+use crate::settings::{ENGINE, Settings};
 use crate::source;
 use crate::source::docker::DockerSource;
 use crate::store::{Store, StoreError};
-
-/// The engine of a configuration with one engine.
-const ENGINE: &str = "local";
 
 /// Why the operator does not start.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +77,11 @@ pub async fn run(
             engines: BTreeMap::from([(engine.clone(), containers)]),
             certificates,
             credentials,
+            declared: source::manifests::beside(
+                source::manifests::spawn(settings.manifests.clone()),
+                served.rest.objects.declared(),
+            ),
+            written: served.rest.objects.revision(),
             sockets: source::sockets::spawn(settings.agents.clone()),
         },
         dial: Arc::new(dialer),
@@ -88,8 +90,10 @@ pub async fn run(
         store: Store::open(&settings.state)?,
         identity: Identity {
             operator: settings.operator_id.clone(),
-            // Later starts are greater, which is all that is asked of it.
-            epoch: now().0,
+            // Later starts are greater, which is all that is asked of it. Who only looks takes no agent from an operator
+            // that serves, not even one that has not learnt to tell them apart.
+            epoch: if settings.observe { 0 } else { now().0 },
+            observes: settings.observe,
             ceiling_ms: settings.pace.ceiling.as_millis(),
         },
         resync: settings.pace.resync.get(),

@@ -51,7 +51,7 @@ pub struct TargetStatus {
     pub running: Option<Digest>,
     /// The proof of that: who sits in which slot is where the next rendering starts from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub receipt: Option<Receipt>,
+    pub receipt: Option<interlock_core::model::Shared<Receipt>>,
     /// What it should run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wanted: Option<Digest>,
@@ -71,6 +71,10 @@ pub enum TargetState {
     Refused,
     /// What it should run passed the check and did not start; the last good state runs.
     ActivationFailed,
+    /// As many old workers as may be still finish what they have; live changes go on, a reload waits.
+    OldWorkersBusy,
+    /// It serves what was applied, and the store is empty: it is told nothing until somebody says what is right.
+    StoreLost,
     /// It cannot be reached; it goes on with what it has.
     Unreachable,
     /// It obeys another operator.
@@ -85,6 +89,8 @@ impl TargetState {
             Self::Pending => "Pending",
             Self::Refused => "Refused",
             Self::ActivationFailed => "ActivationFailed",
+            Self::OldWorkersBusy => "OldWorkersBusy",
+            Self::StoreLost => "StoreLost",
             Self::Unreachable => "Unreachable",
             Self::Foreign => "Foreign",
         }

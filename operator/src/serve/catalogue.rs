@@ -171,19 +171,19 @@ label_values! {
 impl DriftKind {
     /// The kind that an agent reports; none for one that this version does not know.
     pub fn of(reported: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|kind| kind.as_str().eq_ignore_ascii_case(reported))
+        Self::ALL.iter().copied().find(|kind| kind.as_str() == reported)
     }
 }
 
 label_values! {
-    /// What a server slot is doing.
+    /// What a spare backend is doing.
     SlotState {
-        /// Nobody sits in it.
+        /// The next new host may sit in it.
         Free,
-        /// An endpoint takes requests there.
+        /// A host sits in it that came since the last reload.
         Used,
-        /// An endpoint finishes there what it has.
-        Draining,
+        /// It was left, and connections of whoever sat in it may still be open.
+        Cooling,
     }
 }
 
@@ -250,7 +250,11 @@ catalogue! {
         "Proxies of the cluster that do not provably run what they should.";
     SPARE_SLOTS = "interlock_spare_slots" Kind::Gauge,
         [CLUSTER, Label { name: "state", values: Values::Closed(SlotState::texts) }],
-        "Server slots of the cluster's proxies, by what they are doing.";
+        "Spare backends of the cluster's HAProxies, by what they are doing; without a free one a new host takes a reload.";
+    OLD_WORKERS = "interlock_old_workers" Kind::Gauge, [CLUSTER],
+        "Configurations before the newest whose workers still finish what they have, over the cluster's proxies.";
+    CONNECTIONS_CUT = "interlock_connections_cut_total" Kind::Counter, [CLUSTER],
+        "Connections, to clients and to endpoints, that were open in an old worker when the drain time ended it: as many as could be counted, and at least one for each such worker.";
     ENGINE_UP = "interlock_engine_up" Kind::Gauge, [ENGINE],
         "1 while the engine's list of containers is current, else 0.";
     DOCKER_REQUESTS = "interlock_docker_requests_total" Kind::Counter,

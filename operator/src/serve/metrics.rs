@@ -27,6 +27,8 @@ pub struct Metrics {
     drift: IntCounterVec,
     out_of_sync: GaugeVec,
     spare_slots: GaugeVec,
+    old_workers: GaugeVec,
+    connections_cut: IntCounterVec,
     engine_up: GaugeVec,
     docker_requests: IntCounterVec,
     findings: GaugeVec,
@@ -54,6 +56,8 @@ impl Metrics {
             drift: counter(r, &catalogue::DRIFT)?,
             out_of_sync: gauge(r, &catalogue::OUT_OF_SYNC)?,
             spare_slots: gauge(r, &catalogue::SPARE_SLOTS)?,
+            old_workers: gauge(r, &catalogue::OLD_WORKERS)?,
+            connections_cut: counter(r, &catalogue::CONNECTIONS_CUT)?,
             engine_up: gauge(r, &catalogue::ENGINE_UP)?,
             docker_requests: counter(r, &catalogue::DOCKER_REQUESTS)?,
             findings: gauge(r, &catalogue::FINDINGS)?,
@@ -100,7 +104,14 @@ impl Metrics {
             self.endpoints.with_label_values(&[name, state.as_str()]);
         }
         self.live_updates.with_label_values(&[name]);
-        for gauge in [&self.last_apply, &self.out_of_sync, &self.backoff, &self.certificate_not_after] {
+        self.connections_cut.with_label_values(&[name]);
+        for gauge in [
+            &self.old_workers,
+            &self.last_apply,
+            &self.out_of_sync,
+            &self.backoff,
+            &self.certificate_not_after,
+        ] {
             gauge.with_label_values(&[name]);
         }
     }
@@ -156,6 +167,16 @@ impl Metrics {
     /// How many server slots of a cluster are in `state`.
     pub fn slots(&self, cluster: &ClusterName, state: SlotState, slots: usize) {
         self.spare_slots.with_label_values(&[cluster.as_str(), state.as_str()]).set(number(slots));
+    }
+
+    /// How many old workers the proxies of a cluster have.
+    pub fn old_workers(&self, cluster: &ClusterName, workers: usize) {
+        self.old_workers.with_label_values(&[cluster.as_str()]).set(number(workers));
+    }
+
+    /// Connections ended with an old worker whose drain time was over.
+    pub fn connections_cut(&self, cluster: &ClusterName, connections: u32) {
+        self.connections_cut.with_label_values(&[cluster.as_str()]).inc_by(u64::from(connections));
     }
 
     /// Whether an engine's list is current.

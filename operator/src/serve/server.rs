@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::task::JoinSet;
 
 use super::api::SNAPSHOT_PATH;
-use super::{Metrics, Readiness, Shared, port};
+use super::{Looks, Metrics, Readiness, Rest, Shared, port, rest};
 
 /// Why the operator cannot listen where it should.
 #[derive(Debug, thiserror::Error)]
@@ -80,8 +80,12 @@ pub struct Served {
     pub metrics: Metrics,
     /// For `/readyz`.
     pub readiness: Readiness,
-    /// For the API.
+    /// For the API: what the operator sees.
     pub shared: Shared,
+    /// What the status of objects follows from.
+    pub looks: Looks,
+    /// For the API: what was applied, and what happened.
+    pub rest: Rest,
 }
 
 /// Bound listeners that do not answer yet.
@@ -180,10 +184,12 @@ fn health_routes(served: Served) -> Router {
 }
 
 fn api_routes(served: Served) -> Router {
+    let objects = rest::routes(served.rest.clone());
     Router::new()
         .route(SNAPSHOT_PATH, get(snapshot))
         .route("/healthz", get(|| async { "ok\n" }))
         .with_state(served)
+        .merge(objects)
 }
 
 async fn metrics(State(served): State<Served>) -> Response {

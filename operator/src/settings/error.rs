@@ -48,18 +48,21 @@ impl Invalid {
     }
 }
 
+impl Invalid {
+    /// Place, field and what is wrong, on one line.
+    pub fn brief(&self) -> String {
+        let at =
+            self.position.map(|Position { line, column }| format!(":{line}:{column}")).unwrap_or_default();
+        let field = if self.field.is_empty() { String::new() } else { format!(": `{}`", self.field) };
+        format!("{}{at}{field}: {}", self.origin, self.message)
+    }
+}
+
 impl std::error::Error for Invalid {}
 
 impl fmt::Display for Invalid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.origin)?;
-        if let Some(Position { line, column }) = self.position {
-            write!(f, ":{line}:{column}")?;
-        }
-        if !self.field.is_empty() {
-            write!(f, ": `{}`", self.field)?;
-        }
-        write!(f, ": {}", self.message)?;
+        f.write_str(&self.brief())?;
         if let (Some(at), Some(text)) = (self.position, &self.line) {
             let number = at.line.to_string();
             let margin = " ".repeat(number.len());

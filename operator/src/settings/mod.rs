@@ -11,17 +11,25 @@ use std::path::PathBuf;
 
 use interlock_core::compile::Config;
 use interlock_core::model::ClusterName;
+use interlock_crds::schema::Kind;
 use interlock_crds::{
-    API_VERSION, Configuration, DockerSpec, DockerTls, LogSpec, NamedCluster, PaceSpec, ProxyKind,
-    ServiceClusterSpec,
+    API_VERSION, Configuration, DEFAULT_NAMESPACE, DockerSpec, DockerTls, EngineSpec, LogSpec, Metadata,
+    NamedCluster, PaceSpec, ProxyKind, ServiceClusterSpec,
 };
 
 pub use environment::Environment;
 pub use error::{Invalid, SettingsError};
 use layers::Layers;
 
+use crate::store::{Key, Spec, Stored};
+
 /// The socket of an engine on this machine, where nothing names another.
 pub const DEFAULT_DOCKER_HOST: &str = "unix:///var/run/docker.sock";
+
+/// The engine of a configuration, which has one.
+pub const ENGINE: &str = "local";
+/// The annotation that says where an object comes from that was not applied.
+const ORIGIN: &str = "interlock.dev/origin";
 
 /// What the command line says; `None` where it says nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -69,6 +77,8 @@ pub struct Settings {
     pub agents: PathBuf,
     /// The folder of what must survive a restart.
     pub state: PathBuf,
+    /// The folder, or the file, of documents.
+    pub manifests: Option<PathBuf>,
     /// The identity that fences proxies against other operators.
     pub operator_id: String,
     /// Logging.
@@ -105,6 +115,7 @@ impl Settings {
             api: PathBuf::from(&configuration.listen.api),
             agents: PathBuf::from(&configuration.listen.agents),
             state: PathBuf::from(&configuration.state_directory.0),
+            manifests: configuration.manifests.as_ref().map(PathBuf::from),
             operator_id: configuration.operator_id.0.clone(),
             log: configuration.log.clone(),
             pace: configuration.pace.clone(),
@@ -123,6 +134,32 @@ impl Settings {
             })
             .collect()
     }
+}
+
+impl Settings {
+    /// The clusters and the engine as objects, which can be read where others can be written.
+    pub fn objects(&self) -> Vec<Stored> {
+        let clusters = self.config.clusters.iter();
+        let clusters = clusters.filter_map(|(name, spec)| {
+            fixed(Kind::ServiceCluster, name.as_str(), Spec::ServiceCluster(spec.clone().into()))
+        });
+        let address = self.docker.host.clone().unwrap_or_else(|| DEFAULT_DOCKER_HOST.to_owned());
+        let engine = EngineSpec { address, tls: self.docker.tls.clone(), labels: BTreeMap::new() };
+        clusters.chain(fixed(Kind::Engine, ENGINE, Spec::Engine(engine.into()))).collect()
+    }
+}
+
+/// An object of the configuration. A cluster's name may be one that no document can have: then there is none.
+fn fixed(kind: Kind, name: &str, spec: Spec) -> Option<Stored> {
+    let key = Key::new(kind, DEFAULT_NAMESPACE, name).ok()?;
+    let metadata = Metadata {
+        name: name.to_owned(),
+        annotations: BTreeMap::from([(ORIGIN.to_owned(), "configuration".to_owned())]),
+        resource_version: Some("0".to_owned()),
+        generation: Some(1),
+        ..Metadata::default()
+    };
+    Some(Stored { key, metadata, spec })
 }
 
 /// Where the configuration is silent, Docker's own variables count, as they do for `docker` itself.

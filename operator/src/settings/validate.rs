@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use interlock_core::model::ClusterName;
-use interlock_crds::{API_VERSION, Configuration, DockerSpec, ProxyKind, ServiceClusterSpec};
+use interlock_crds::{API_VERSION, Configuration, DockerSpec, HaproxySpec, ProxyKind, ServiceClusterSpec};
 use tracing_subscriber::EnvFilter;
 
 use super::layers::Layers;
@@ -14,6 +14,8 @@ use super::{Environment, Invalid, SettingsError};
 
 /// The longest that changes may be gathered (ARCHITECTURE.md, "Pace").
 const MAX_CEILING: Duration = Duration::from_millis(500);
+/// Containers that ended are remembered no longer.
+const MAX_HOLD: Duration = Duration::from_mins(10);
 const MIN_RESYNC: Duration = Duration::from_secs(1);
 
 type Check = Result<(), SettingsError>;
@@ -28,6 +30,9 @@ pub(super) fn configuration(
     absolute("listen.api", &listen.api, layers)?;
     absolute("listen.agents", &listen.agents, layers)?;
     absolute("stateDirectory", &configuration.state_directory.0, layers)?;
+    if let Some(path) = &configuration.manifests {
+        absolute("manifests", path, layers)?;
+    }
     pace(configuration, layers)?;
     let id = &configuration.operator_id.0;
     if id.is_empty() || id.len() > 128 || id.chars().any(|c| c.is_control() || c.is_whitespace()) {
@@ -162,6 +167,21 @@ fn cluster_spec(at: &str, spec: &ServiceClusterSpec, layers: &Layers) -> Check {
     if !(1..=256).contains(&spec.haproxy.min_slots) {
         let message = format!("`{}` is not from 1 to 256", spec.haproxy.min_slots);
         return refuse("haproxy.minSlots", &message, "leave it out for the default of 4");
+    }
+    if spec.haproxy.spares > 1024 {
+        let message = format!("`{}` is more than 1024", spec.haproxy.spares);
+        return refuse("haproxy.spares", &message, "leave it out for the default of 32");
+    }
+    if spec.haproxy.slow_start > HaproxySpec::SLOW_START_MOST {
+        let message = format!("`{}` is longer than 1h", spec.haproxy.slow_start);
+        return refuse("haproxy.slowStart", &message, "leave it out: then there is none");
+    }
+    if spec.hold.get() > MAX_HOLD {
+        let message = format!("`{}` is longer than 10m", spec.hold);
+        return refuse("hold", &message, "leave it out for the default of `10s`; `0s` holds nothing");
+    }
+    if spec.hold_max == 0 {
+        return refuse("holdMax", "`0` would let nothing wait", "write at least `1`, or `hold: 0s`");
     }
     if spec.certificates.default.is_some() && spec.certificates.directory.is_none() {
         let message = "there is no folder that it could be in";

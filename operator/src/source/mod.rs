@@ -4,6 +4,7 @@ pub mod certificates;
 pub mod credentials;
 pub mod docker;
 mod folders;
+pub mod manifests;
 pub mod sockets;
 
 use std::collections::BTreeSet;

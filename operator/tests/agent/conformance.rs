@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use interlock::wire::{Receiver, Sender, WireError};
 use interlock_core::bundle::{Bundle, Fragment, Live, Occupant, ServerLines, Slot};
-use interlock_core::model::{Digest, ProbeKey};
+use interlock_core::model::{Digest, ProbeKey, Shared};
 use interlock_core::protocol::{
-    Applied, Apply, Declined, Hello, Outcome, Probe, ProbeKind, ProbeSet, ToAgent, ToOperator, VERSION,
-    Welcome,
+    Applied, Apply, Declined, Hello, OldWorkers, Outcome, Probe, ProbeKind, ProbeSet, ToAgent, ToOperator,
+    VERSION, Welcome,
 };
 use interlock_crds::ProxyKind;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
@@ -26,12 +26,19 @@ pub(crate) struct Peer {
 pub(crate) struct Client<R, W> {
     pub(crate) requests: Sender<W, ToAgent>,
     pub(crate) answers: Receiver<R, ToOperator>,
-    next: u64,
+    /// As last told, and all that was cut.
+    pub(crate) old_workers: OldWorkers,
+    pub(crate) next: u64,
 }
 
 impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Client<R, W> {
     pub(crate) async fn hello((reader, writer): (R, W), hello: Hello) -> Result<(Self, Welcome), Declined> {
-        let mut client = Self { requests: Sender::new(writer), answers: Receiver::new(reader), next: 1 };
+        let mut client = Self {
+            requests: Sender::new(writer),
+            answers: Receiver::new(reader),
+            old_workers: OldWorkers::default(),
+            next: 1,
+        };
         client.requests.send(&ToAgent::Hello(hello)).await.unwrap();
         match client.receive().await.unwrap() {
             ToOperator::Welcome(welcome) => Ok((client, welcome)),
@@ -41,7 +48,12 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Client<R, W> {
     }
 
     pub(crate) async fn receive(&mut self) -> Result<ToOperator, WireError> {
-        tokio::time::timeout(PATIENCE, self.answers.receive()).await.expect("the agent says nothing")
+        let said = tokio::time::timeout(PATIENCE, self.answers.receive()).await;
+        let said = said.expect("the agent says nothing");
+        if let Ok(ToOperator::OldWorkers(old)) = said {
+            self.old_workers = OldWorkers { cut: self.old_workers.cut + old.cut, ..old };
+        }
+        said
     }
 
     pub(crate) async fn apply(&mut self, bundle: &Bundle) -> Outcome {
@@ -65,10 +77,14 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Client<R, W> {
         secrets: BTreeMap<Digest, interlock_core::protocol::SecretText>,
         activate: bool,
     ) -> Outcome {
+        let apply = Box::new(Apply { id: self.next, bundle: bundle.clone(), secrets, withdraws: false });
+        self.request(if activate { ToAgent::Apply(apply) } else { ToAgent::Check(apply) }).await
+    }
+
+    /// Sends a request with the next id.
+    pub(crate) async fn request(&mut self, request: ToAgent) -> Outcome {
         let id = self.next;
         self.next += 1;
-        let apply = Box::new(Apply { id, bundle: bundle.clone(), secrets });
-        let request = if activate { ToAgent::Apply(apply) } else { ToAgent::Check(apply) };
         self.requests.send(&request).await.unwrap();
         loop {
             if let ToOperator::Outcome { id: its, outcome } = self.receive().await.unwrap() {
@@ -80,7 +96,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Client<R, W> {
 }
 
 pub(crate) fn hello(operator: &str, epoch: u64) -> Hello {
-    Hello { protocol: VERSION, operator: operator.to_owned(), epoch }
+    Hello { protocol: VERSION, operator: operator.to_owned(), epoch, observes: false }
 }
 
 pub(crate) fn intent(name: &str) -> Digest {
@@ -88,7 +104,7 @@ pub(crate) fn intent(name: &str) -> Digest {
 }
 
 fn fragment(file: &str, name: &str, text: String) -> Fragment {
-    Fragment { file: file.to_owned(), name: name.to_owned(), text, servers: None, intents: Vec::new() }
+    Fragment { file: file.to_owned(), name: name.to_owned(), text, ..Fragment::default() }
 }
 
 /// A bundle of hosts, each with the intent of its own name, and what stands in its fragment.
@@ -105,11 +121,13 @@ pub(crate) struct Host {
     /// A line of its own in its fragment.
     pub(crate) line: String,
     pub(crate) servers: Vec<Option<Occupant>>,
+    /// nginx: whether the line answers, not a fixed 200, which would come before every location.
+    pub(crate) answers: bool,
 }
 
 impl Host {
     pub(crate) fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), line: String::new(), servers: Vec::new() }
+        Self { name: name.to_owned(), line: String::new(), servers: Vec::new(), answers: false }
     }
 }
 
@@ -162,10 +180,11 @@ impl Sketch {
             );
             own.intents = vec![intent(&host.name)];
             if !host.servers.is_empty() {
-                own.servers = Some(ServerLines { backend: backend.clone(), parameters: String::new() });
+                own.servers = Some(ServerLines { backend: backend.clone(), ..ServerLines::default() });
                 let slot = |(at, occupant): (usize, &Option<Occupant>)| Slot {
                     name: format!("s{at}").parse().unwrap(),
                     occupant: *occupant,
+                    left: None,
                 };
                 live.servers.insert(backend, host.servers.iter().enumerate().map(slot).collect());
             }
@@ -185,10 +204,9 @@ impl Sketch {
         );
         let mut fragments = vec![fragment(file, "base", base)];
         for host in &self.hosts {
-            let text = format!(
-                "  server {{ listen {port}; server_name {};\n{}    return 200;\n  }}\n",
-                host.name, host.line
-            );
+            let answer = if host.answers { "" } else { "    return 200;\n" };
+            let text =
+                format!("  server {{ listen {port}; server_name {};\n{}{answer}  }}\n", host.name, host.line);
             let mut own = fragment(file, &format!("host {}", host.name), text);
             own.intents = vec![intent(&host.name)];
             fragments.push(own);
@@ -230,6 +248,7 @@ where
     let prefix = if kind == ProxyKind::Haproxy { "backend" } else { "host" };
     assert_eq!(applied.reload, [format!("{prefix} b.test")], "the reason is the fragment that differs");
 
+    somebody_who_observes_stands_in_nobodys_way(&mut client, &connect, [&first, &second]).await;
     refusals_blame_and_touch_nothing(&mut client, peer, &second).await;
     outside_input_is_judged(&mut client, &second).await;
     a_probe_passes(&mut client, peer).await;
@@ -249,6 +268,31 @@ where
     );
     let again = newer.applied(&second).await;
     assert_eq!((again.reload.len(), again.commands), (0, 0), "a takeover costs no reload");
+}
+
+async fn somebody_who_observes_stands_in_nobodys_way<R, W>(
+    client: &mut Client<R, W>,
+    connect: &impl AsyncFn() -> (R, W),
+    [other, runs]: [&Bundle; 2],
+) where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let observer = Hello { observes: true, ..hello("another", 0) };
+    let (mut observer, welcome) = Client::hello(connect().await, observer).await.unwrap();
+    assert_eq!(welcome.proxy.receipt.unwrap().digest, runs.digest);
+    let outcome = observer.apply(other).await;
+    assert!(matches!(outcome, Outcome::Failed { .. }), "nothing is done for it: {outcome:?}");
+    let again = client.applied(runs).await;
+    assert_eq!((again.reload.len(), again.commands, again.healed.len()), (0, 0, 0), "nothing was");
+
+    observer.requests.send(&ToAgent::Ping).await.unwrap();
+    assert!(matches!(observer.receive().await.unwrap(), ToOperator::Pong), "there is no news");
+    client.applied(other).await;
+    observer.requests.send(&ToAgent::Ping).await.unwrap();
+    let ToOperator::ProxyChanged(facts) = observer.receive().await.unwrap() else { panic!("no news") };
+    assert_eq!(facts.receipt.unwrap().digest, other.digest);
+    client.applied(runs).await;
 }
 
 async fn garbage_ends_only_its_own_connection<R, W>(connect: &impl AsyncFn() -> (R, W))
@@ -304,16 +348,19 @@ where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
-    let rebuilt = |change: &dyn Fn(&mut Vec<Fragment>, &mut Live)| {
+    let rebuilt = |change: &dyn Fn(&mut Vec<Shared<Fragment>>, &mut Live)| {
         let (mut fragments, mut live) = (good.fragments.clone(), good.live.clone());
         change(&mut fragments, &mut live);
         Bundle::new(good.target.clone(), good.cluster.clone(), good.proxy, fragments, live, Vec::new())
     };
     let mut forged = good.clone();
-    forged.fragments[0].text.push_str("# forged\n");
+    forged.fragments[0].change().text.push_str("# forged\n");
     let mut bad = vec![("a forged digest", forged)];
     for name in ["../x", "/etc/x", "", ".hidden", "bundle.json"] {
-        bad.push((name, rebuilt(&|fragments, _| fragments.push(fragment(name, "x", "x\n".to_owned())))));
+        bad.push((
+            name,
+            rebuilt(&|fragments, _| fragments.push(fragment(name, "x", "x\n".to_owned()).into())),
+        ));
     }
     bad.push((
         "a map out of its folder",

@@ -3,17 +3,30 @@
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use interlock::agent::{run_embedded, run_listener, supervised_argv};
+use interlock::agent::{Agent, Fault, Options, run_embedded, run_listener, serve, supervised_argv};
+use interlock_core::bundle::{Occupant, closed};
+use interlock_core::protocol::Apply;
 use interlock_crds::ProxyKind;
 use rustix::process::Signal;
-use tokio::net::UnixStream;
+use tokio::net::{UnixListener, UnixStream};
 
 use crate::conformance::{Client, Sketch, hello};
-use crate::rig::{Rig, eventually, get, kill, masters};
+use crate::put_off::withdraws;
+use crate::rig::{Rig, eventually, get, kill, masters, the_master};
 
 /// This test binary again, as one agent or operator: tests below start it, nobody else does.
-struct Process(Child);
+pub(crate) struct Process(Child);
+
+/// What agent and operator of a change tell each other and the test by, in its folder: where the agent listens, what
+/// the operator asks for, that the step is reached, that the agent shall go on, what came of it.
+pub(crate) const SOCKET: &str = "step.sock";
+pub(crate) const APPLY: &str = "apply.json";
+pub(crate) const REACHED: &str = "reached";
+pub(crate) const GO_ON: &str = "go-on";
+pub(crate) const OUTCOME: &str = "outcome";
 
 impl Process {
     fn command(role: &str, rig: &Rig) -> Command {
@@ -28,8 +41,21 @@ impl Process {
         command
     }
 
-    fn start(role: &str, rig: &Rig) -> Self {
-        Self(Self::command(role, rig).spawn().unwrap())
+    pub(crate) fn start(role: &str, rig: &Rig, environment: &[(&str, &str)]) -> Self {
+        Self(Self::command(role, rig).envs(environment.iter().copied()).spawn().unwrap())
+    }
+
+    /// Kills it, and sees it dead.
+    pub(crate) fn is_killed(&mut self) {
+        self.signal(Signal::KILL);
+        let status = self.0.wait().unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));
+    }
+
+    /// Waits until it has ended by itself.
+    pub(crate) fn ends(&mut self) {
+        let status = self.0.wait().unwrap();
+        assert!(status.success(), "{status}");
     }
 
     fn signal(&self, signal: Signal) {
@@ -65,10 +91,12 @@ async fn listener() {
 async fn embedded() {
     let rig = rig_of_environment();
     let argv = supervised_argv(rig.kind, &rig.config);
-    Box::pin(run_embedded(rig.options(), argv, || Process::command("operator", &rig))).await.unwrap();
+    // The next operator does not wait for what this one has put off.
+    let options = rig.putting_off(Duration::from_hours(1));
+    Box::pin(run_embedded(options, argv, || Process::command("operator", &rig))).await.unwrap();
 }
 
-/// Says hello on its standard input, applies one host, tells its process id, and waits.
+/// Says hello on its standard input, applies two hosts, withdraws a server, tells its process id, and waits.
 #[tokio::test]
 #[ignore = "a process that other tests start"]
 async fn operator() {
@@ -80,10 +108,55 @@ async fn operator() {
     let hello = hello("one", u64::try_from(epoch).unwrap());
     let stream = UnixStream::from_std(stream).unwrap().into_split();
     let (mut client, _) = Client::hello(stream, hello).await.unwrap();
-    let applied = client.applied(&Sketch::of(rig.kind, rig.port, &["a.test"]).bundle()).await;
+    let mut sketch = Sketch::of(rig.kind, rig.port, &["a.test", "b.test"]);
+    let mut with = |draining| {
+        sketch.hosts[1].servers = vec![closed().map(|address| Occupant { address, draining })];
+        sketch.bundle()
+    };
+    let applied = client.applied(&with(false)).await;
+    withdraws(&mut client, &with(true)).await;
     let told = format!("{} {}", std::process::id(), applied.reload.len());
     std::fs::write(rig.dir.path().join("operator"), told).unwrap();
     while client.receive().await.is_ok() {}
+}
+
+/// Serves one operator, and stops at a step of the apply until it may go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a process that other tests start"]
+async fn agent_that_stops() {
+    let rig = rig_of_environment();
+    let at = |name: &str| rig.dir.path().join(name);
+    let (step, reached, go_on) = (std::env::var("RIG_STEP").unwrap(), at(REACHED), at(GO_ON));
+    let fault = Fault::at(move |now| {
+        if format!("{now:?}") != step {
+            return;
+        }
+        std::fs::write(&reached, "").unwrap();
+        // Whoever started it may have died.
+        let deadline = Instant::now() + Duration::from_mins(1);
+        while !go_on.exists() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    });
+    let agent = Arc::new(Agent::new(Options { fault, ..rig.options() }));
+    let listener = UnixListener::bind(at("unnamed.sock")).unwrap();
+    // Its name is there before anybody may connect.
+    std::fs::rename(at("unnamed.sock"), at(SOCKET)).unwrap();
+    let (reader, writer) = listener.accept().await.unwrap().0.into_split();
+    let _ = serve(reader, writer, &agent).await;
+}
+
+/// Asks the agent above for what lies in a file.
+#[tokio::test]
+#[ignore = "a process that other tests start"]
+async fn operator_that_asks() {
+    let rig = rig_of_environment();
+    let at = |name: &str| rig.dir.path().join(name);
+    let apply: Apply = serde_json::from_slice(&std::fs::read(at(APPLY)).unwrap()).unwrap();
+    let stream = UnixStream::connect(at(SOCKET)).await.unwrap().into_split();
+    let (mut client, _) = Client::hello(stream, hello("one", 2)).await.unwrap();
+    let outcome = client.ask(&apply.bundle, apply.secrets, true).await;
+    std::fs::write(at(OUTCOME), format!("{outcome:?}")).unwrap();
 }
 
 fn told(dir: &Path) -> Option<(u32, u32)> {
@@ -99,14 +172,14 @@ async fn serves(rig: &Rig, status: u16) {
     .await;
 }
 
-async fn a_listener_survives_everything(kind: ProxyKind, port: u16) {
-    let rig = Rig::empty(kind, port);
+async fn a_listener_survives_everything(kind: ProxyKind) {
+    let rig = Rig::empty(kind);
     let socket = rig.dir.path().join("agent.sock");
-    let mut agent = Process::start("listener", &rig);
+    let mut agent = Process::start("listener", &rig, &[]);
     serves(&rig, 503).await;
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&socket).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
-    let bundle = Sketch::of(kind, port, &["a.test"]).bundle();
+    let bundle = Sketch::of(kind, rig.port, &["a.test"]).bundle();
     let stream = UnixStream::connect(&socket).await.unwrap().into_split();
     let (mut client, _) = Client::hello(stream, hello("one", 1)).await.unwrap();
     client.applied(&bundle).await;
@@ -114,7 +187,7 @@ async fn a_listener_survives_everything(kind: ProxyKind, port: u16) {
 
     // The proxy's master is killed: started again on the last good files, with nobody asking.
     drop(client);
-    let master = masters(&rig.config)[0];
+    let master = the_master(&rig.config).await;
     kill(master, Signal::KILL);
     eventually("another master runs", async || {
         masters(&rig.config).first().is_some_and(|now| *now != master)
@@ -123,11 +196,11 @@ async fn a_listener_survives_everything(kind: ProxyKind, port: u16) {
     serves(&rig, 200).await;
 
     // The agent is killed: the proxy goes on, and the next agent keeps it.
-    let master = masters(&rig.config)[0];
+    let master = the_master(&rig.config).await;
     agent.signal(Signal::KILL);
     agent.0.wait().unwrap();
-    assert_eq!(get(port, "a.test", "/").await.unwrap().0, 200);
-    let mut agent = Process::start("listener", &rig);
+    assert_eq!(get(rig.port, "a.test", "/").await.unwrap().0, 200);
+    let mut agent = Process::start("listener", &rig, &[]);
     let receipt = async || {
         let stream = UnixStream::connect(&socket).await.ok()?.into_split();
         Client::hello(stream, hello("one", 2)).await.ok()?.1.proxy.receipt
@@ -136,63 +209,63 @@ async fn a_listener_survives_everything(kind: ProxyKind, port: u16) {
         receipt().await.is_some_and(|receipt| receipt.digest == bundle.digest)
     })
     .await;
-    assert_eq!(masters(&rig.config)[0], master, "the same master");
+    assert_eq!(the_master(&rig.config).await, master, "the same master");
 
     agent.signal(Signal::TERM);
     assert!(agent.0.wait().unwrap().success());
     assert!(!socket.exists());
-    assert!(get(port, "a.test", "/").await.is_none(), "the proxy has ended with it");
+    assert!(get(rig.port, "a.test", "/").await.is_none(), "the proxy has ended with it");
     assert_eq!(masters(&rig.config), Vec::<u32>::new());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn haproxy_behind_a_listener_survives_everything() {
-    a_listener_survives_everything(ProxyKind::Haproxy, 23_400).await;
+    a_listener_survives_everything(ProxyKind::Haproxy).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nginx_behind_a_listener_survives_everything() {
-    a_listener_survives_everything(ProxyKind::Nginx, 23_410).await;
+    a_listener_survives_everything(ProxyKind::Nginx).await;
 }
 
-async fn an_embedded_operator_is_restartable(kind: ProxyKind, port: u16) {
-    let rig = Rig::empty(kind, port);
-    let mut outer = Process::start("embedded", &rig);
+async fn an_embedded_operator_is_restartable(kind: ProxyKind) {
+    let rig = Rig::empty(kind);
+    let mut outer = Process::start("embedded", &rig, &[]);
     eventually("the operator has applied", async || told(rig.dir.path()).is_some()).await;
     serves(&rig, 200).await;
     let (first, reloads) = told(rig.dir.path()).unwrap();
     assert_eq!(reloads, 1);
-    let master = masters(&rig.config)[0];
+    let master = the_master(&rig.config).await;
     kill(first, Signal::KILL);
-    assert_eq!(get(port, "a.test", "/").await.unwrap().0, 200);
+    assert_eq!(get(rig.port, "a.test", "/").await.unwrap().0, 200);
     eventually("another operator has applied", async || {
         told(rig.dir.path()).is_some_and(|(pid, _)| pid != first)
     })
     .await;
     assert_eq!(told(rig.dir.path()).unwrap().1, 0, "a restarted operator costs no reload");
-    assert_eq!(masters(&rig.config)[0], master);
+    assert_eq!(the_master(&rig.config).await, master);
     outer.signal(Signal::TERM);
     assert!(outer.0.wait().unwrap().success());
-    assert!(get(port, "a.test", "/").await.is_none());
+    assert!(get(rig.port, "a.test", "/").await.is_none());
     let (second, _) = told(rig.dir.path()).unwrap();
     assert!(!Path::new(&format!("/proc/{second}")).exists(), "the operator has ended first");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn haproxy_with_an_embedded_operator() {
-    an_embedded_operator_is_restartable(ProxyKind::Haproxy, 23_420).await;
+    an_embedded_operator_is_restartable(ProxyKind::Haproxy).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nginx_with_an_embedded_operator() {
-    an_embedded_operator_is_restartable(ProxyKind::Nginx, 23_430).await;
+    an_embedded_operator_is_restartable(ProxyKind::Nginx).await;
 }
 
 /// An agent that hangs in the middle of a message is killed by the one that takes over.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_predecessor_that_hangs_is_killed() {
-    let rig = Rig::start(ProxyKind::Haproxy, 23_440);
-    let mut hung = Process::start("hanging", &rig);
+    let rig = Rig::start(ProxyKind::Haproxy);
+    let mut hung = Process::start("hanging", &rig, &[]);
     eventually("it holds the lock", async || rig.dir.path().join("state/owner.json").exists()).await;
     hung.signal(Signal::STOP);
     let timing =

@@ -1,12 +1,19 @@
 //! The agent against real proxies: one conformance suite over every stream, then each promise on its own.
 #![allow(clippy::unwrap_used, reason = "a test that meets what it did not expect ends there")]
 
+mod bystander;
+mod certificates;
 mod conformance;
+mod files_first;
 mod haproxy;
 mod lifecycle;
 mod nginx;
+mod old_workers;
 mod probes;
+mod put_off;
 mod rig;
+mod seats;
+mod slow_start;
 
 use interlock::agent::{Agent, run_listener, serve, supervised_argv};
 use interlock_crds::ProxyKind;
@@ -15,10 +22,10 @@ use tokio::net::UnixStream;
 use conformance::{Peer, suite};
 use rig::Rig;
 
-async fn over_socket_pair(kind: ProxyKind, port: u16) {
-    let rig = Rig::start(kind, port);
+async fn over_socket_pair(kind: ProxyKind) {
+    let rig = Rig::start(kind);
     let agent = std::sync::Arc::new(Agent::new(rig.options()));
-    let peer = Peer { kind, port };
+    let peer = Peer { kind, port: rig.port };
     let connect = async || {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let agent = std::sync::Arc::clone(&agent);
@@ -31,8 +38,9 @@ async fn over_socket_pair(kind: ProxyKind, port: u16) {
     suite(&peer, connect).await;
 }
 
-async fn over_unix_socket(kind: ProxyKind, port: u16) {
-    let rig = Rig::empty(kind, port);
+async fn over_unix_socket(kind: ProxyKind) {
+    let rig = Rig::empty(kind);
+    let port = rig.port;
     let socket = rig.dir.path().join("agent.sock");
     let options = rig.options();
     let argv = supervised_argv(kind, &rig.config);
@@ -50,20 +58,20 @@ async fn over_unix_socket(kind: ProxyKind, port: u16) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn haproxy_over_a_socket_pair() {
-    over_socket_pair(ProxyKind::Haproxy, 23_000).await;
+    over_socket_pair(ProxyKind::Haproxy).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nginx_over_a_socket_pair() {
-    over_socket_pair(ProxyKind::Nginx, 23_010).await;
+    over_socket_pair(ProxyKind::Nginx).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn haproxy_over_a_unix_socket() {
-    over_unix_socket(ProxyKind::Haproxy, 23_020).await;
+    over_unix_socket(ProxyKind::Haproxy).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nginx_over_a_unix_socket() {
-    over_unix_socket(ProxyKind::Nginx, 23_030).await;
+    over_unix_socket(ProxyKind::Nginx).await;
 }

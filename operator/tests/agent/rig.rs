@@ -1,5 +1,6 @@
 //! A proxy of a test's own: started on loopback, in a folder of its own, gone with the test.
 
+use std::net::UdpSocket;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -33,18 +34,48 @@ impl Folder {
     }
 }
 
+/// Ports of a test's own: ten in a row below those that the kernel gives away. HAProxy shares a port with whoever
+/// else of its user listens there, so two tests on one port would only lose each other's requests. Whoever has the
+/// UDP socket of the first has all ten, in this run of the tests and in any other on this machine.
+struct Ports {
+    first: u16,
+    _guard: UdpSocket,
+}
+
+impl Ports {
+    fn take() -> Self {
+        for first in (22_000..24_000).step_by(10) {
+            let Ok(guard) = UdpSocket::bind(("127.0.0.1", first)) else { continue };
+            // Whoever knows nothing of this may listen there all the same.
+            if !(first..first + 10).any(listens) {
+                return Self { first, _guard: guard };
+            }
+        }
+        panic!("all ports are taken");
+    }
+}
+
+fn listens(port: u16) -> bool {
+    std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+}
+
 pub(crate) struct Rig {
     pub(crate) dir: Folder,
     pub(crate) config: PathBuf,
     pub(crate) kind: ProxyKind,
+    /// Where its proxy listens; the nine above it are the test's too.
     pub(crate) port: u16,
     child: Option<Child>,
+    ports: Option<Ports>,
 }
 
 impl Rig {
-    /// Folders only.
-    pub(crate) fn empty(kind: ProxyKind, port: u16) -> Self {
-        Self::within(kind, port, Folder::Own(tempfile::tempdir().unwrap()))
+    /// Folders and ports only.
+    pub(crate) fn empty(kind: ProxyKind) -> Self {
+        let ports = Ports::take();
+        let mut rig = Self::within(kind, ports.first, Folder::Own(tempfile::tempdir().unwrap()));
+        rig.ports = Some(ports);
+        rig
     }
 
     /// The rig of the test that started this process.
@@ -57,12 +88,13 @@ impl Rig {
             ProxyKind::Haproxy => "haproxy.cfg",
             ProxyKind::Nginx => "nginx.conf",
         });
-        Self { dir, config, kind, port, child: None }
+        Self { dir, config, kind, port, child: None, ports: None }
     }
 
-    /// A proxy with a configuration that is not ours, answering 503 on `port`.
-    pub(crate) fn start(kind: ProxyKind, port: u16) -> Self {
-        let mut rig = Self::empty(kind, port);
+    /// A proxy with a configuration that is not ours, answering 503 on the port.
+    pub(crate) fn start(kind: ProxyKind) -> Self {
+        let mut rig = Self::empty(kind);
+        let port = rig.port;
         let text = match kind {
             ProxyKind::Haproxy => format!(
                 "defaults\n mode http\n timeout connect 1s\n timeout client 1s\n timeout server 1s\n\
@@ -93,10 +125,24 @@ impl Rig {
             .unwrap();
         self.child = Some(child);
         let deadline = Instant::now() + Duration::from_secs(10);
-        while std::net::TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+        // A proxy binds one port after the other: the first one accepts a moment before the last.
+        while !self.bound().into_iter().all(listens) {
             assert!(Instant::now() < deadline, "the proxy does not start:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// The test's ports that the proxy's main file names, and the first.
+    fn bound(&self) -> Vec<u16> {
+        let text = self.main();
+        let own = self.port..self.port + 10;
+        let lines = text.lines().map(str::split_whitespace);
+        let words = lines.filter_map(|mut words| {
+            let keyword = words.next().unwrap_or_default();
+            words.next().filter(|_| keyword == "bind")
+        });
+        let ports = words.filter_map(|word| word.rsplit(':').next()?.parse().ok());
+        ports.filter(|port| own.contains(port)).chain([self.port]).collect()
     }
 
     pub(crate) fn log(&self) -> String {
@@ -108,12 +154,7 @@ impl Rig {
         if let Some(mut child) = self.child.take() {
             kill_group(child.id());
             let _ = child.wait();
-            // The workers are not this process's children: they are gone when nobody accepts.
-            let deadline = Instant::now() + Duration::from_secs(10);
-            while std::net::TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
-                assert!(Instant::now() < deadline, "the proxy does not end");
-                std::thread::sleep(Duration::from_millis(2));
-            }
+            self.nobody_accepts();
         }
     }
 
@@ -121,7 +162,23 @@ impl Rig {
     pub(crate) fn end_adopted(&self) {
         for pid in masters(&self.config) {
             kill_group(pid);
+            self.nobody_accepts();
         }
+    }
+
+    /// Workers are not this process's children: they are gone when nobody accepts.
+    fn nobody_accepts(&self) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while listens(self.port) {
+            assert!(Instant::now() < deadline, "the proxy does not end");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Options under which withdrawals are written down after this long.
+    pub(crate) fn putting_off(&self, put_off: Duration) -> Options {
+        let options = self.options();
+        Options { timing: Timing { put_off, ..options.timing }, ..options }
     }
 
     pub(crate) fn options(&self) -> Options {
@@ -170,8 +227,23 @@ pub(crate) fn masters(config: &Path) -> Vec<u32> {
                 .is_ok_and(|raw| String::from_utf8_lossy(&raw).replace('\0', " ").contains(&wanted))
         })
         .collect();
-    // HAProxy's workers look like their master, and process ids begin again when they are used up.
-    all.iter().copied().filter(|pid| parent(*pid).is_none_or(|parent| !all.contains(&parent))).collect()
+    // HAProxy's workers look like their master, also while that executes itself and shows nothing; and process ids
+    // begin again when they are used up.
+    let shows = |pid: u32| std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|raw| !raw.is_empty());
+    let own = |pid: &u32| parent(*pid).is_none_or(|parent| !all.contains(&parent) && shows(parent));
+    all.iter().copied().filter(own).collect()
+}
+
+/// The one master with this configuration, once it can be seen.
+pub(crate) async fn the_master(config: &Path) -> u32 {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        if let [master] = *masters(config) {
+            return master;
+        }
+        assert!(Instant::now() < deadline, "never: one master of {}", config.display());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 fn parent(pid: u32) -> Option<u32> {
@@ -186,6 +258,15 @@ pub(crate) fn reloads(config: &Path) -> Option<u32> {
     let processes = text.split('\0').find_map(|entry| entry.strip_prefix("HAPROXY_PROCESSES="))?;
     let master = processes.split('|').find(|entry| entry.starts_with("type=m;"))?;
     master.split(';').find_map(|field| field.strip_prefix("reloads="))?.parse().ok()
+}
+
+/// Whether HAProxy's master has come to rest: before it has a handler for the reload signal, that is lost.
+pub(crate) fn is_at_rest(config: &Path) -> bool {
+    let Some(master) = masters(config).first().copied() else { return false };
+    let status = std::fs::read_to_string(format!("/proc/{master}/status")).unwrap_or_default();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    caught.is_some_and(|mask| mask >> (rustix::process::Signal::USR2.as_raw() - 1) & 1 == 1)
 }
 
 pub(crate) fn kill_group(leader: u32) {

@@ -76,7 +76,7 @@ impl Corner {
 
     fn container<'a>(&self, snapshot: &'a EngineSnapshot, what: &str) -> Option<&'a Container> {
         let name = self.name(what);
-        snapshot.view.containers.values().find(|container| container.name == name)
+        snapshot.view.containers.values().map(|one| &**one).find(|container| container.name == name)
     }
 
     /// Waits until this corner's container `what` is as wanted.

@@ -3,24 +3,25 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use interlock::deliver::{DeliverError, Dial, Dialing, Identity};
+use interlock::deliver::{DeliverError, Dial, Dialing, Identity, Looking, OnDisk};
 use interlock::docker::Calls;
 use interlock::reconcile::{Act, Acting, Driver, Parts, Publisher, Sources};
-use interlock::serve::{Metrics, Readiness, Served, Shared, Snapshot};
+use interlock::serve::{Events, Looks, Metrics, Readiness, Rest, Served, Shared, Snapshot};
 use interlock::source::EngineSnapshot;
-use interlock::store::Store;
+use interlock::store::{Objects, Store};
 use interlock::wire;
 use interlock_core::bundle::{Bundle, Receipt};
 use interlock_core::compile::{Boot, Config, NetworkAction, Transport};
 use interlock_core::finding::{Finding, Reason};
 use interlock_core::model::{
-    Attachment, Container, ContainerId, ContainerState, Digest, EngineId, Freshness, Health, ProbeResult,
-    TargetId, Timestamp,
+    Attachment, Container, ContainerId, ContainerState, Departed, Digest, EngineId, Freshness, Health,
+    ProbeResult, TargetId, Timestamp,
 };
 use interlock_core::protocol::{
-    Applied, Declined, Outcome, ProxyFacts, Refusal, ToAgent, ToOperator, VERSION, Welcome,
+    Applied, Apply, Declined, Limits, OldWorkers, Outcome, ProxyFacts, Refusal, ToAgent, ToOperator, VERSION,
+    Welcome,
 };
 use interlock_core::render::Templates;
 use interlock_crds::{ProxyKind, ServiceClusterSpec};
@@ -46,6 +47,10 @@ pub(crate) struct ProxyState {
     pub(crate) declines: Option<Declined>,
     /// Addresses whose probes pass.
     pub(crate) listening: BTreeSet<SocketAddr>,
+    /// What its agent says of its place.
+    pub(crate) limits: Option<Limits>,
+    /// Workers of older configurations.
+    pub(crate) old_workers: OldWorkers,
     /// How long an apply takes.
     pub(crate) slow: Duration,
     kick: Option<mpsc::UnboundedSender<()>>,
@@ -69,16 +74,43 @@ impl FakeProxy {
         }
     }
 
+    /// Has this many workers of older configurations from now on.
+    pub(crate) fn old_workers(&self, count: u16) {
+        let mut state = self.state();
+        state.old_workers = OldWorkers { count, ends_in_ms: Some(90_000), cut: 0 };
+        if let Some(kick) = &state.kick {
+            let _ = kick.send(());
+        }
+    }
+
     fn answer(
         &self,
         message: ToAgent,
         probes: &mut interlock_core::protocol::ProbeSet,
     ) -> Option<ToOperator> {
+        let message = match message {
+            ToAgent::Patch { id, patch, withdraws } => {
+                let running = self.state().running.clone();
+                match running.and_then(|running| patch.over(&running).ok()) {
+                    Some(bundle) => {
+                        ToAgent::Apply(Box::new(Apply { id, bundle, secrets: BTreeMap::new(), withdraws }))
+                    }
+                    None => return Some(ToOperator::Lacks { id }),
+                }
+            }
+            message => message,
+        };
         let mut state = self.state();
         match message {
+            ToAgent::Patch { .. } => None,
             ToAgent::Hello(_) | ToAgent::Ping => Some(ToOperator::Pong),
             ToAgent::Probe(set) => {
                 *probes = set;
+                None
+            }
+            ToAgent::Probes(change) => {
+                probes.probes.retain(|key, _| !change.gone.contains(key));
+                probes.probes.extend(change.set);
                 None
             }
             ToAgent::Check(check) => {
@@ -110,11 +142,7 @@ fn refused(culprits: Vec<Digest>) -> Outcome {
 }
 
 fn receipt(bundle: &Bundle) -> Receipt {
-    Receipt {
-        static_digest: bundle.static_digest.clone(),
-        digest: bundle.digest.clone(),
-        servers: bundle.live.servers.clone(),
-    }
+    Receipt::of(bundle, bundle.live.clone())
 }
 
 fn applied(state: &mut ProxyState, bundle: &Bundle) -> Outcome {
@@ -165,6 +193,12 @@ impl Dial for FakeDial {
             Ok((Box::new(reader) as _, Box::new(writer) as _))
         })
     }
+
+    fn look<'a>(&'a self, target: &'a TargetId, _: &'a Transport, proxy: ProxyKind) -> Looking<'a> {
+        let bundle = self.0.lock().unwrap().get(target).and_then(|fake| fake.state().running.clone());
+        let abilities = interlock_core::plan::Abilities::oldest(proxy);
+        Box::pin(async move { Ok(OnDisk { bundle, edited: Vec::new(), abilities }) })
+    }
 }
 
 async fn agent(fake: FakeProxy, stream: tokio::io::DuplexStream, proxy: ProxyKind) {
@@ -184,7 +218,7 @@ async fn agent(fake: FakeProxy, stream: tokio::io::DuplexStream, proxy: ProxyKin
     let welcome = Welcome {
         protocol: VERSION,
         version: "fake".to_owned(),
-        proxy: ProxyFacts { abilities, running: true, receipt },
+        proxy: ProxyFacts { abilities, running: true, limits: fake.state().limits, receipt },
         hostname: String::new(),
         addresses: BTreeSet::new(),
     };
@@ -192,6 +226,7 @@ async fn agent(fake: FakeProxy, stream: tokio::io::DuplexStream, proxy: ProxyKin
         return;
     }
     let mut probes = interlock_core::protocol::ProbeSet::default();
+    let mut told = OldWorkers::default();
     loop {
         if fake.state().down {
             return;
@@ -207,6 +242,10 @@ async fn agent(fake: FakeProxy, stream: tokio::io::DuplexStream, proxy: ProxyKin
                 if let Some(answer) = answer && to.send(&answer).await.is_err() { return; }
             }
             _ = kicked.recv() => {}
+        }
+        let old = fake.state().old_workers;
+        if old != std::mem::replace(&mut told, old) && to.send(&ToOperator::OldWorkers(old)).await.is_err() {
+            return;
         }
         let results: BTreeMap<_, _> = {
             let state = fake.state();
@@ -251,6 +290,8 @@ pub(crate) struct World {
     pub(crate) proxy: FakeProxy,
     pub(crate) kind: ProxyKind,
     pub(crate) served: Served,
+    /// The number of the last write of an object.
+    pub(crate) writing: watch::Sender<u64>,
     pub(crate) state: tempfile::TempDir,
     pub(crate) stop: watch::Sender<bool>,
     pub(crate) task: tokio::task::JoinHandle<()>,
@@ -290,6 +331,13 @@ pub(crate) fn container(name: &str, labels: &[(&str, &str)], ip: &str) -> Contai
 }
 
 /// An app that asks for `host`.
+/// What the driver's clock says, which is as far ahead as tokio's.
+fn wall() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let turned = tokio::time::Instant::now().into_std().saturating_duration_since(std::time::Instant::now());
+    Timestamp(u64::try_from((since + turned).as_millis()).unwrap())
+}
+
 pub(crate) fn app(name: &str, host: &str, ip: &str) -> Container {
     container(name, &[("interlock.host", host)], ip)
 }
@@ -307,46 +355,84 @@ impl World {
     }
 
     pub(crate) fn start_in(state: tempfile::TempDir, proxy: &FakeProxy, first: EngineSnapshot) -> Self {
+        Self::start_as(state, proxy, first, false)
+    }
+
+    /// A driver that observes only.
+    pub(crate) fn observe_in(state: tempfile::TempDir, proxy: &FakeProxy, first: EngineSnapshot) -> Self {
+        Self::start_as(state, proxy, first, true)
+    }
+
+    fn start_as(
+        state: tempfile::TempDir,
+        proxy: &FakeProxy,
+        first: EngineSnapshot,
+        observe_only: bool,
+    ) -> Self {
         let (engine, receiver) = watch::channel(first);
         let (_, certificates) = watch::channel(BTreeMap::new());
         let (_, credentials) = watch::channel(BTreeMap::new());
         let (_, sockets) = watch::channel(BTreeSet::new());
+        let (writing, written) = watch::channel(0);
+        let (_, declared) = watch::channel(interlock_core::model::Shared::default());
+        let config = Config {
+            clusters: BTreeMap::from([
+                ("haproxy".parse().unwrap(), ServiceClusterSpec::implicit(ProxyKind::Haproxy)),
+                ("nginx".parse().unwrap(), ServiceClusterSpec::implicit(ProxyKind::Nginx)),
+            ]),
+            embedded: None,
+            read_only: false,
+        };
+        let objects = Objects::look(state.path(), Vec::new()).unwrap();
         let served = Served {
             metrics: Metrics::new().unwrap(),
             readiness: Readiness::default(),
             shared: Shared::default(),
+            looks: Looks::default(),
+            rest: Rest { objects, events: Events::default(), config: config.clone().into() },
         };
         let (stop, stopping) = watch::channel(false);
         let (dial, act) = (FakeDial::default(), FakeAct::default());
         dial.add("edge", proxy);
         let parts = Parts {
-            config: Config {
-                clusters: BTreeMap::from([
-                    ("haproxy".parse().unwrap(), ServiceClusterSpec::implicit(ProxyKind::Haproxy)),
-                    ("nginx".parse().unwrap(), ServiceClusterSpec::implicit(ProxyKind::Nginx)),
-                ]),
-                embedded: None,
-                read_only: false,
-            },
+            config,
             sources: Sources {
                 engines: BTreeMap::from([("local".parse::<EngineId>().unwrap(), receiver)]),
                 certificates,
                 credentials,
+                declared,
+                written,
                 sockets,
             },
             dial: Arc::new(dial.clone()),
             act: Arc::new(act.clone()),
             secrets: Arc::new(|_| None),
             store: Store::open(state.path()).unwrap(),
-            identity: Identity { operator: "test".to_owned(), epoch: 1, ceiling_ms: 500 },
+            identity: Identity {
+                operator: "test".to_owned(),
+                epoch: 1,
+                observes: observe_only,
+                ceiling_ms: 500,
+            },
             resync: Duration::from_secs(30),
-            observe_only: false,
+            observe_only,
             own_container: None,
             templates: Templates::embedded(),
             publisher: Publisher::new(&served, "local".parse().unwrap(), Calls::default()),
         };
         let task = tokio::spawn(Driver::new(parts).run(stopping));
-        Self { engine, dial, act, proxy: proxy.clone(), kind: ProxyKind::Haproxy, served, state, stop, task }
+        Self {
+            engine,
+            dial,
+            act,
+            proxy: proxy.clone(),
+            kind: ProxyKind::Haproxy,
+            served,
+            writing,
+            state,
+            stop,
+            task,
+        }
     }
 
     /// Makes the engine fresh with the proxy and these containers.
@@ -354,8 +440,22 @@ impl World {
         let edge = container("edge", &[("interlock.ext.name", self.kind.as_str())], "10.0.0.2");
         self.engine.send_modify(|snapshot| {
             snapshot.view.freshness = Freshness::Fresh;
-            snapshot.view.containers =
-                apps.into_iter().chain([edge]).map(|container| (container.id.clone(), container)).collect();
+            snapshot.view.containers = apps
+                .into_iter()
+                .chain([edge])
+                .map(|container| (container.id.clone(), container.into()))
+                .collect();
+        });
+    }
+
+    /// Ends a container's run as the engine's source would tell it; `by_request`: somebody told it to stop.
+    pub(crate) fn ends(&self, name: &str, by_request: bool) {
+        self.engine.send_modify(|snapshot| {
+            let view = &mut snapshot.view;
+            let Some(container) = view.containers.values_mut().find(|c| c.name == name) else { return };
+            container.change().stopped_by_request = by_request;
+            view.departed.insert(container.id.clone(), Departed { at: wall(), container: container.clone() });
+            container.change().state = ContainerState::Exited;
         });
     }
 

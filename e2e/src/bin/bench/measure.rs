@@ -18,22 +18,24 @@ use tokio::task::JoinHandle;
 
 use crate::bare::{self, Bare};
 use crate::report::{Report, Row, ms, spread};
+use crate::scale::keeps_connections;
 
 /// The longest that a reload is put off (`pace.ceiling`).
-const CEILING: Duration = Duration::from_millis(500);
+pub(crate) const CEILING: Duration = Duration::from_millis(500);
 /// Containers that the engine is asked to start side by side.
 const STARTS: usize = 4;
 
-/// Arrival of start events at somebody who only listens, by container, in microseconds since the epoch.
-type Arrivals = Arc<Mutex<BTreeMap<String, u64>>>;
+/// Arrival of events of one kind at somebody who only listens, by container, in microseconds since the epoch.
+pub(crate) type Arrivals = Arc<Mutex<BTreeMap<String, u64>>>;
 
 /// A stage and what has been put on it.
 pub(crate) struct Bench<'w> {
-    world: &'w World,
-    kind: Kind,
-    stage: Stage<'w>,
+    pub(crate) world: &'w World,
+    pub(crate) kind: Kind,
+    pub(crate) stage: Stage<'w>,
     apps: Vec<Container>,
     arrivals: Arrivals,
+    pub(crate) kills: Arrivals,
     bystander: JoinHandle<()>,
 }
 
@@ -44,43 +46,34 @@ impl Drop for Bench<'_> {
 }
 
 /// A number from the environment, for short tries.
-fn setting(key: &str, default: u64) -> u64 {
+pub(crate) fn setting(key: &str, default: u64) -> u64 {
     std::env::var(key).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-fn now_us() -> u64 {
+pub(crate) fn now_us() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// A container that has just been started, and when it came to answer.
-struct Start {
-    container: Container,
-    /// From the later of the event's arrival at the bystander and the app's listening to the first 200.
-    took: Duration,
+pub(crate) struct Start {
+    pub(crate) container: Container,
+    /// From the later of the event's arrival at the bystander and the app's listening to the first 200 of its own.
+    pub(crate) took: Duration,
 }
 
 impl<'w> Bench<'w> {
     pub(crate) async fn new(world: &'w World, kind: Kind) -> Result<Self> {
         let stage = Stage::with(world, Way::Stock, &[kind], json!({ "log": { "level": "info" } })).await?;
         let arrivals = Arrivals::default();
-        let bystander = tokio::spawn(listen(world.docker().clone(), world.label(), Arc::clone(&arrivals)));
-        Ok(Self { world, kind, stage, apps: Vec::new(), arrivals, bystander })
+        let kills = Arrivals::default();
+        let heard = (Arc::clone(&arrivals), Arc::clone(&kills));
+        let bystander = tokio::spawn(listen(world.docker().clone(), world.label(), heard));
+        Ok(Self { world, kind, stage, apps: Vec::new(), arrivals, kills, bystander })
     }
 
-    fn proxy(&self) -> SocketAddr {
+    pub(crate) fn proxy(&self) -> SocketAddr {
         self.stage.proxies[0].http
-    }
-
-    fn row(
-        &self,
-        what: impl Into<String>,
-        figure: String,
-        limit: String,
-        bar: String,
-        holds: Option<bool>,
-    ) -> Row {
-        Row { proxy: self.kind.as_str(), what: what.into(), figure, limit, bar, holds }
     }
 
     /// Starts apps until this many are routed and answer.
@@ -102,15 +95,20 @@ impl<'w> Bench<'w> {
 
     /// The bare proxy with the configuration as it is now.
     pub(crate) async fn bare(&self) -> Result<Bare> {
-        bare::measure(self.world, &self.stage.proxies[0].container, self.kind).await
+        bare::of_container(self.world, &self.stage.proxies[0].container, self.kind).await
     }
 
-    /// Starts one app with a host that nobody had and asks for it until it answers.
-    async fn start(&self, name: &str, host: &str) -> Result<Start> {
+    /// The next sample is a first change after quiet.
+    pub(crate) async fn quiet(&self) {
+        tokio::time::sleep(CEILING + Duration::from_millis(100)).await;
+    }
+
+    /// Starts one app and asks its host until it answers itself.
+    pub(crate) async fn start_as(&self, name: &str, host: &str) -> Result<Start> {
         let run = self.stage.app(name).label("interlock.host", host);
         let address = self.proxy();
-        let asked = host.to_owned();
-        let asking = tokio::spawn(async move { first_answer(address, &asked).await });
+        let (asked, own) = (host.to_owned(), name.to_owned());
+        let asking = tokio::spawn(async move { first_answer(address, &asked, &own).await });
         let container = run.start().await?;
         let (answered, listening) = asking.await??;
         let arrived = eventually(Duration::from_secs(5), "the bystander hears of it", async || {
@@ -128,53 +126,21 @@ impl<'w> Bench<'w> {
         for sample in 0..setting("BENCH_SAMPLES", 30) {
             let name = format!("new-{routes}-{sample}");
             let host = self.world.host(&name);
-            let start = self.start(&name, &host).await?;
+            let start = self.start_as(&name, &host).await?;
             took.push(start.took);
             start.container.remove().await?;
             self.stage.answers(&host, "/", 404).await?;
-            // Each sample is a first change after quiet.
-            tokio::time::sleep(CEILING + Duration::from_millis(100)).await;
+            self.quiet().await;
         }
-        let limit = quantile(&bare.both, 0.5) + Duration::from_millis(20);
-        let holds = quantile(&took, 0.5) <= limit;
-        report.row(self.row(
-            format!("new host at {routes} routes"),
-            spread(&took),
-            format!(
-                "bare check {} + reload {} ms",
-                ms(quantile(&bare.check, 0.5)),
-                ms(quantile(&bare.reload, 0.5))
-            ),
-            format!("p50 ≤ bare + 20 = {} ms", ms(limit)),
-            Some(holds),
-        ));
+        self.timed(format!("new host beside {routes} containers"), &took, bare, report);
         Ok(())
     }
 
-    /// Requests to the engine for each container that starts or goes away.
-    pub(crate) async fn requests_to_docker(&self, report: &mut Report) -> Result {
-        const ROUNDS: u32 = 10;
-        let total = async || self.stage.metric("interlock_docker_requests_total", &[]).await;
-        let quiet = total().await?;
-        tokio::time::sleep(Duration::from_secs(10)).await;
-        let steady = total().await? - quiet;
-        let before = total().await?;
-        for round in 0..ROUNDS {
-            let name = format!("asked-{round}");
-            let host = self.world.host(&name);
-            let start = self.start(&name, &host).await?;
-            start.container.remove().await?;
-            self.stage.answers(&host, "/", 404).await?;
-        }
-        let each = (total().await? - before) / f64::from(2 * ROUNDS);
-        report.row(self.row(
-            "Docker API requests for each container started or removed",
-            format!("{each:.2}"),
-            format!("{steady} in 10 s without any event"),
-            "≤ 2".to_owned(),
-            Some(each <= 2.0),
-        ));
-        Ok(())
+    /// A row of times that are asked of Interlock.
+    pub(crate) fn timed(&self, what: String, took: &[Duration], bare: &Bare, report: &mut Report) {
+        let bar = bare.bar(self.kind);
+        let row = Row::of(self.kind, what, spread(took)).limit(bare.limit());
+        report.row(row.bar(bar.text(), bar.holds(took)).times(took, Some(bar.half)));
     }
 
     /// Fifty containers as fast as the engine starts them.
@@ -188,7 +154,7 @@ impl<'w> Bench<'w> {
             let names: Vec<_> =
                 (from..50.min(from + STARTS)).map(|number| format!("together-{number}")).collect();
             let hosts: Vec<_> = names.iter().map(|name| self.world.host(name)).collect();
-            let starts = names.iter().zip(&hosts).map(|(name, host)| self.start(name, host));
+            let starts = names.iter().zip(&hosts).map(|(name, host)| self.start_as(name, host));
             for start in try_join_all(starts).await? {
                 took.push(start.took);
                 containers.push(start.container);
@@ -196,24 +162,20 @@ impl<'w> Bench<'w> {
         }
         let span = begin.elapsed();
         let count = reloads().await? - before;
-        let most = 1.0 + (span.as_secs_f64() / CEILING.as_secs_f64()).floor();
-        report.row(self.row(
-            "reloads for 50 containers started over a span",
-            format!("{count} in {:.1} s", span.as_secs_f64()),
-            String::new(),
-            format!("≤ 1 + span / 500 ms = {most}"),
-            Some(count <= most),
-        ));
+        let most = storm(self.kind, span);
+        let what = "reloads for 50 containers started together";
+        let row = Row::of(self.kind, what, format!("{count} in {:.1} s", span.as_secs_f64()));
+        report.row(row.bar(format!("≤ {most}"), count <= most));
         let bare = self.bare().await?;
         let bar = CEILING + quantile(&bare.both, 0.95) + Duration::from_millis(50);
         let slowest = quantile(&took, 1.0);
-        report.row(self.row(
-            "the slowest of the 50 answers after",
-            format!("{} ms; {}", ms(slowest), spread(&took)),
-            format!("bare check and reload p95 {} ms", ms(quantile(&bare.both, 0.95))),
-            format!("≤ ceiling + reload + 50 = {} ms", ms(bar)),
-            Some(slowest <= bar),
-        ));
+        let row = Row::of(
+            self.kind,
+            "the slowest of the 50 containers answers after",
+            format!("{} ms", ms(slowest)),
+        );
+        let asked = format!("≤ ceiling + reload + 50 = {} ms", ms(bar));
+        report.row(row.limit(bare.limit()).bar(asked, slowest <= bar));
         try_join_all(containers.iter().map(Container::remove)).await?;
         Ok(())
     }
@@ -222,33 +184,29 @@ impl<'w> Bench<'w> {
     pub(crate) async fn churn(&self, report: &mut Report) -> Result {
         let seconds = setting("BENCH_CHURN_SECONDS", 30);
         let host = self.world.host("app0");
-        for keep_alive in [false, true] {
-            let load = Load::closed(self.proxy(), &host, 4).served_by(&["app0"]);
-            let load = if keep_alive { load.keep_alive() } else { load }.start();
-            let end = Instant::now() + Duration::from_secs(seconds);
-            let mut changes = 0;
-            let mut ticks = tokio::time::interval(CEILING);
-            while Instant::now() < end {
-                ticks.tick().await;
-                let name = format!("churn-{keep_alive}-{changes}");
-                let app =
-                    self.stage.app(&name).label("interlock.host", &self.world.host(&name)).start().await?;
-                ticks.tick().await;
-                app.remove().await?;
-                changes += 2;
-            }
-            let tally = load.stop().await?;
+        let load = || Load::closed(self.proxy(), &host, 2).served_by(&["app0"]);
+        let (new, kept) = (load().start(), load().keep_alive().start());
+        let end = Instant::now() + Duration::from_secs(seconds);
+        let mut changes = 0;
+        let mut ticks = tokio::time::interval(CEILING);
+        while Instant::now() < end {
+            ticks.tick().await;
+            let name = format!("churn-{changes}");
+            let run = self.stage.app(&name).label("interlock.host", &self.world.host(&name));
+            let app = run.start().await?;
+            ticks.tick().await;
+            app.remove().await?;
+            changes += 2;
+        }
+        let tallies = [("new", new.stop().await?), ("kept", kept.stop().await?)];
+        for (connections, tally) in tallies {
             tally.executed_once(&[&self.apps[0]]).await?;
-            // What nginx 1.22 cannot do is told, not asked for: it closes kept connections when it is reloaded.
-            let asked = self.kind == Kind::Haproxy || !keep_alive;
-            let connections = if keep_alive { "kept" } else { "new" };
-            report.row(self.row(
-                format!("requests lost on a neighbour, {connections} connections, {changes} changes"),
-                format!("{} of {}, none executed twice", tally.bad(), tally.requests),
-                String::new(),
-                if asked { "0".to_owned() } else { String::new() },
-                asked.then_some(tally.bad() == 0),
-            ));
+            let asked = connections == "new" || keeps_connections(self.kind)?;
+            let what = format!("requests lost on a neighbour, {connections} connections, {changes} changes");
+            let figure = format!("{} of {}, none executed twice", tally.bad(), tally.sent);
+            let limit = format!("p50 {} ms an answer", ms(tally.took.permille(500)));
+            let row = Row::of(self.kind, what, figure).limit(limit);
+            report.row(row.bar_if(asked, "0", tally.bad() == 0).quoted());
         }
         Ok(())
     }
@@ -273,47 +231,53 @@ impl<'w> Bench<'w> {
         let before = cpu()?;
         tokio::time::sleep(Duration::from_secs(10)).await;
         let share = (cpu()? - before) / 10.0;
-        report.row(self.row(
-            format!("the operator's memory at {} routes", self.apps.len()),
-            format!("{resident:.1} MB, peak {peak:.1} MB"),
-            String::new(),
-            "≤ 40 MB".to_owned(),
-            Some(peak <= 40.0),
-        ));
-        report.row(self.row(
-            "the operator's processor time without any event",
-            format!("{share:.2} % of a core"),
-            String::new(),
-            String::new(),
-            None,
-        ));
+        let what = format!("the operator's memory with {} containers", self.apps.len());
+        let row = Row::of(self.kind, what, format!("{resident:.1} MB, peak {peak:.1} MB"));
+        report.row(row.bar("≤ 40 MB", peak <= 40.0).quoted());
+        let what = "the operator's processor time without any event";
+        report.row(Row::of(self.kind, what, format!("{share:.2} % of a core")));
         Ok(())
     }
 }
 
-/// Notes start events as they arrive.
-async fn listen(docker: Docker, (key, value): (String, String), arrivals: Arrivals) {
+/// The most reloads for many hosts that start over a span.
+pub(crate) fn storm(kind: Kind, span: Duration) -> f64 {
+    match kind {
+        Kind::Haproxy => 2.0,
+        Kind::Nginx => 1.0 + (span.as_secs_f64() / CEILING.as_secs_f64()).floor(),
+    }
+}
+
+/// Notes start and kill events as they arrive.
+async fn listen(docker: Docker, (key, value): (String, String), (starts, kills): (Arrivals, Arrivals)) {
     let filters = HashMap::from([
         ("type", vec!["container".to_owned()]),
-        ("event", vec!["start".to_owned()]),
+        ("event", vec!["start".to_owned(), "kill".to_owned()]),
         ("label", vec![format!("{key}={value}")]),
     ]);
     let mut events = docker.events(Some(EventsOptionsBuilder::new().filters(&filters).build()));
     while let Some(Ok(event)) = events.next().await {
         let now = now_us();
+        let heard = if event.action.as_deref() == Some("kill") { &kills } else { &starts };
         if let Some(id) = event.actor.and_then(|actor| actor.id) {
-            arrivals.lock().unwrap_or_else(PoisonError::into_inner).insert(id, now);
+            heard.lock().unwrap_or_else(PoisonError::into_inner).insert(id, now);
         }
     }
 }
 
-/// Asks each millisecond on a connection of its own until an app answers: when that was, and since when it listened.
-async fn first_answer(address: SocketAddr, host: &str) -> Result<(u64, u64)> {
+/// The engine's own version.
+pub(crate) async fn docker_version() -> Result<String> {
+    let version = Docker::connect_with_defaults()?.version().await?;
+    Ok(version.version.unwrap_or_default())
+}
+
+/// Asks each millisecond on a connection of its own until this app answers: when that was, and since when it listened.
+async fn first_answer(address: SocketAddr, host: &str, app: &str) -> Result<(u64, u64)> {
     let deadline = Instant::now() + Duration::from_secs(30);
     let mut last = String::new();
     while Instant::now() < deadline {
         match http::get(address, host, "/whoami").await {
-            Ok(answer) if answer.status == 200 => {
+            Ok(answer) if answer.status == 200 && answer.app().is_ok_and(|own| own == app) => {
                 let answered = now_us();
                 let listening =
                     answer.json()?["listeningSince"].as_u64().ok_or("the app does not say since when")?;

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::select::Candidate;
 use super::targets::{Member, Stand};
 use crate::finding::{Finding, Reason, Subject, Verdict};
+use crate::intent::Fixed;
 use crate::model::{Attachment, Container, Port, PublishedPort, UpstreamAddr};
 
 const PROJECT_LABEL: &str = "com.docker.compose.project";
@@ -32,6 +33,9 @@ pub(super) fn reach(
     candidate: &Candidate<'_>,
     read_only: bool,
 ) -> Result<Reach, Finding> {
+    if let Some(Fixed::At(address)) = candidate.intent.fixed {
+        return Ok(Reach::At(address));
+    }
     let view = Look { member, candidate, container: candidate.container, stand: member.stand };
     view.reach(read_only).map_err(|mut finding| {
         if candidate.intent.by_container_hostname && finding.verdict == Verdict::Refused {
@@ -317,8 +321,16 @@ impl<'a> Look<'a> {
         }
     }
 
-    /// A label in compose's notation. Of a route with a name it carries the name.
+    /// A label in compose's notation. Of a route with a name it carries the name; of a document it is the
+    /// reference's own field.
     fn label_line(&self, key: &str, value: &str) -> String {
+        if let Some(document) = &self.candidate.intent.document {
+            let title = crate::declared::title(document);
+            return format!(
+                "in {title}, beside the reference to `{}` in `backendRefs`:\n{key}: {value}",
+                self.container.name
+            );
+        }
         let route = self.candidate.intent.route.as_ref().map(|name| format!("{name}.")).unwrap_or_default();
         format!(
             "services:\n  {}:\n    labels:\n      interlock.{route}{key}: \"{value}\"",

@@ -42,7 +42,7 @@ pub(super) fn choose(
     let mut chosen = Chosen::default();
     default(member, folder, &mut chosen, findings);
     let mut asking: Vec<(&BackendId, &Candidate<'_>)> =
-        groups.iter().filter_map(|(id, members)| Some((id, winner(members)?))).collect();
+        groups.iter().filter_map(|(id, members)| Some((id, winner(members)?))).filter(asks).collect();
     asking.sort_by_key(|(id, candidate)| (candidate.container.created, &candidate.container.id, *id));
     for (id, candidate) in asking {
         let settings = &candidate.intent.settings;
@@ -55,6 +55,10 @@ pub(super) fn choose(
         }
     }
     chosen
+}
+
+fn asks((_, candidate): &(&BackendId, &Candidate<'_>)) -> bool {
+    candidate.intent.settings.tls || candidate.intent.settings.certificate.is_some()
 }
 
 type Folder = BTreeMap<CertificateName, CertificateView>;
@@ -106,7 +110,7 @@ fn named(
     let route = label(&id.host, &id.path);
     let subject = Subject { cluster: Some(member.cluster.clone()), ..candidate.subject() }
         .with_route(&route)
-        .with_key("ssl_cert");
+        .with_key(candidate.key("ssl_cert", "spec.tls.certificate"));
     let degraded =
         |reason, message: String| Finding::new(Verdict::Degraded, reason, subject.clone(), message);
     if let Some(other) = chosen.by_host.get(&id.host).filter(|other| other != name) {
@@ -199,10 +203,11 @@ fn no_default(member: &Member<'_>, id: &BackendId, candidate: &Candidate<'_>, fi
     let route = label(&id.host, &id.path);
     let subject = Subject { cluster: Some(member.cluster.clone()), ..candidate.subject() }
         .with_route(&route)
-        .with_key("ssl");
+        .with_key(candidate.key("ssl", "spec.tls"));
     let message = format!("{route} asks for TLS but names no certificate, and there is no default one");
     let fix = format!(
-        "name one (`interlock.ssl_cert`), or in cluster `{}`: certificates: {{default: FILE}}",
+        "name one (`{}`), or in cluster `{}`: certificates: {{default: FILE}}",
+        candidate.key("interlock.ssl_cert", "spec.tls.certificate"),
         member.cluster
     );
     findings.push(Finding::new(Verdict::Degraded, Reason::CertificateNotFound, subject, message).fix(fix));

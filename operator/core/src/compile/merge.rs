@@ -9,8 +9,8 @@ use super::select::{Candidate, Claims, label};
 use super::targets::Member;
 use crate::finding::{Finding, Reason, Subject, Verdict};
 use crate::intent::Intent;
-use crate::model::{Observed, Owner, Readiness, UpstreamAddr};
-use crate::plan::{Backend, BackendId, Balance, Endpoint};
+use crate::model::{ClusterName, Observed, Owner, Readiness, UpstreamAddr};
+use crate::plan::{Backend, BackendId, Balance, Endpoint, slow_start};
 
 /// A candidate that a proxy reaches, or will once it is attached to a network.
 #[derive(Debug)]
@@ -20,9 +20,16 @@ pub(super) struct Placed<'a, 'c> {
     pub(super) network: Option<String>,
     /// Where it is and what is known of it; none while the proxy is not on its network.
     pub(super) endpoint: Option<(UpstreamAddr, Judged)>,
+    /// Whether requests wait for whoever takes its place: it took some, and is about to end or has just ended.
+    pub(super) holds: bool,
 }
 
 impl Placed<'_, '_> {
+    /// Whether it is about to end or has ended.
+    fn leaves(&self) -> bool {
+        self.candidate.ended.is_some() || self.readiness() == Some(Readiness::Draining)
+    }
+
     pub(super) fn readiness(&self) -> Option<Readiness> {
         self.endpoint.as_ref().map(|(_, judged)| judged.readiness)
     }
@@ -57,21 +64,28 @@ pub(super) fn settle_owners(
         return;
     }
     groups.retain(|id, members| {
-        let route = label(&id.host, &id.path);
-        let claiming = claims.owners.get(&route);
+        let claiming = claims.owners.get(id);
+        let key = held(member.cluster, id);
         let holder = observed
             .ownership
-            .get(&route)
+            .get(&key)
             .filter(|owner| claiming.is_some_and(|owners| owners.contains(*owner)))
             .or_else(|| members.first().map(|first| &first.candidate.intent.owner));
         let Some(holder) = holder.cloned() else { return false };
-        for other in members.iter().filter(|one| one.candidate.intent.owner != holder) {
+        let others = members.iter().filter(|one| one.candidate.ended.is_none());
+        for other in others.filter(|one| one.candidate.intent.owner != holder) {
+            let route = label(&id.host, &id.path);
             findings.push(host_taken(member, other.candidate, &route, &holder, members));
         }
         members.retain(|one| one.candidate.intent.owner == holder);
-        ownership.entry(route).or_insert(holder);
+        ownership.entry(key).or_insert(holder);
         !members.is_empty()
     });
+}
+
+/// The key under which it is remembered who holds a route: each cluster has holders of its own.
+pub(super) fn held(cluster: &ClusterName, id: &BackendId) -> String {
+    format!("{cluster} {}{}", id.host, id.path)
 }
 
 fn host_taken(
@@ -102,11 +116,13 @@ fn host_taken(
     Finding::new(Verdict::Refused, Reason::HostTaken, subject, message).fix(fix)
 }
 
-/// Whose settings count: the oldest container's that is not about to stop.
+/// Whose settings count: the oldest container's that is not about to stop; those of one that has ended, until
+/// its successor speaks.
 pub(super) fn winner<'c>(members: &[&Placed<'_, 'c>]) -> Option<&'c Candidate<'c>> {
     members
         .iter()
-        .find(|one| one.readiness() != Some(Readiness::Draining))
+        .find(|one| !one.leaves())
+        .or_else(|| members.iter().find(|one| one.candidate.ended.is_none()))
         .or_else(|| members.first())
         .map(|one| one.candidate)
 }
@@ -119,9 +135,12 @@ pub(super) fn conflicts(
     members: &[&Placed<'_, '_>],
     findings: &mut Vec<Finding>,
 ) {
+    if let [_] = members {
+        return;
+    }
     let route = label(&id.host, &id.path);
     let wins = fields(&winner.intent);
-    let staying = members.iter().filter(|one| one.readiness() != Some(Readiness::Draining));
+    let staying = members.iter().filter(|one| !one.leaves());
     for one in staying.map(|one| one.candidate) {
         for ((field, value), (_, won)) in fields(&one.intent).into_iter().zip(&wins) {
             if value == *won {
@@ -140,7 +159,7 @@ pub(super) fn conflicts(
 }
 
 /// The settings of a host and path, by the name that a label gives them.
-fn fields(intent: &Intent) -> [(&'static str, String); 9] {
+fn fields(intent: &Intent) -> [(&'static str, String); 10] {
     let settings = &intent.settings;
     let or_none = |text: Option<String>| text.map_or_else(|| "none".to_owned(), |text| format!("`{text}`"));
     let flag = |set: bool| if set { "on" } else { "off" }.to_owned();
@@ -164,6 +183,7 @@ fn fields(intent: &Intent) -> [(&'static str, String); 9] {
         ),
         ("balance_algorithm", format!("`{}`", balance_name(balance))),
         ("backend_option", joined(settings.options.iter().map(crate::plan::HaproxyOption::as_str).collect())),
+        ("slow_start", or_none(settings.slow_start.map(|period| period.to_string()))),
         ("ssl_backend", upstream.to_owned()),
     ]
 }
@@ -195,13 +215,19 @@ pub(super) fn backend(
 ) -> Filled {
     let settings = &winner.intent.settings;
     let (endpoints, kept) = endpoints(member.spec, members);
+    // Whoever was told to stop, or has ended, may have a successor; nobody can know.
+    let hold = member.spec.hold.as_millis() > 0
+        && endpoints.iter().all(|endpoint| endpoint.draining)
+        && members.iter().any(|one| one.holds);
     let intents: BTreeSet<_> = members.iter().map(|one| one.candidate.intent.digest.clone()).collect();
     let backend = Backend {
         id: id.clone(),
         balance: settings.balance.unwrap_or_default(),
         options: settings.options.clone(),
         tls: settings.upstream_tls,
+        slow_start: slow_start(member.spec, settings.slow_start),
         endpoints,
+        hold,
         intents: intents.into_iter().collect(),
     };
     Filled { backend, kept }

@@ -1,13 +1,17 @@
 //! Compile: facts to plans and findings. A total function: no IO, no clock, no `Result`.
 
 mod address;
+mod again;
 mod certificates;
+mod documents;
+mod memory;
 mod merge;
 mod networks;
 mod readiness;
 mod select;
 mod serve;
 mod sockets;
+mod standing;
 mod targets;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,12 +21,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::finding::{Finding, Reason, Subject, Verdict};
 use crate::model::{
-    ClusterName, ContainerId, EngineId, Freshness, Observed, Owner, ProbeKey, Readiness, TargetId, Timestamp,
-    UpstreamAddr,
+    ClusterName, ContainerId, DocumentId, EngineId, Freshness, Observed, Owner, ProbeKey, Readiness, Shared,
+    Standings, TargetId, Timestamp, UpstreamAddr,
 };
 use crate::plan::{Abilities, Plan};
 use crate::protocol::ProbeSet;
+use again::Last;
+pub use memory::Memory;
 use select::Claims;
+pub(crate) use serve::route_order;
 pub use targets::{AGENT_LABEL, EMBEDDED, PROXY_LABEL};
 
 /// The settings that compiling depends on.
@@ -46,11 +53,11 @@ pub struct Compiled {
     /// Every proxy to keep in step.
     pub targets: BTreeMap<TargetId, Target>,
     /// What each should serve.
-    pub plans: BTreeMap<TargetId, Plan>,
+    pub plans: BTreeMap<TargetId, Shared<Plan>>,
     /// What each target's agent should probe.
-    pub probes: BTreeMap<TargetId, ProbeSet>,
+    pub probes: BTreeMap<TargetId, Shared<ProbeSet>>,
     /// Every candidate and what became of it on each target: what `why` reads.
-    pub placements: Vec<Placement>,
+    pub placements: Vec<Shared<Placement>>,
     /// Network attachments to make and undo.
     pub networks: BTreeSet<NetworkAction>,
     /// Exited stock proxies that want a first configuration and a start.
@@ -60,11 +67,17 @@ pub struct Compiled {
     /// Whether every engine was listed at least once. If not, plans may lack routes that still stand:
     /// nothing may be delivered, attached, detached or started on their account.
     pub complete: bool,
-    /// Who holds each claimed host and path, as `host/path` to owner: what [`Observed::ownership`]
+    /// Who holds each claimed host and path, as `cluster host/path` to owner: what [`Observed::ownership`]
     /// shall say next time (`sharing: owner`).
     ///
     /// [`Observed::ownership`]: crate::model::Observed::ownership
-    pub ownership: BTreeMap<String, Owner>,
+    pub ownership: Shared<BTreeMap<String, Owner>>,
+    /// How endpoints stand with each proxy now: what [`Observed::standings`] shall say next time.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub standings: BTreeMap<TargetId, Shared<Standings>>,
+    /// When something changes by itself: a hold or a penalty ends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub look_again: Option<Timestamp>,
 }
 
 /// One proxy to keep in step.
@@ -125,6 +138,9 @@ pub struct Placement {
     pub name: String,
     /// The route as `host/path`.
     pub route: String,
+    /// The document that asks, where none of the container's labels do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub document: Option<DocumentId>,
     /// The chosen address; none when there is none (a finding says why).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<UpstreamAddr>,
@@ -176,6 +192,26 @@ pub struct Boot {
 
 /// Everything that follows from one snapshot: a total function of its arguments, whatever their order.
 pub fn compile(observed: &Observed, config: &Config) -> Compiled {
+    pass(observed, config, &mut Memory::default()).0
+}
+
+/// The same, with what was read and followed the last time; the answer does not depend on it.
+pub fn compile_with(observed: &Observed, config: &Config, memory: &mut Memory) -> Shared<Compiled> {
+    if let Some(compiled) = again::compile(observed, config, memory) {
+        return compiled;
+    }
+    let (compiled, asked) = pass(observed, config, memory);
+    memory.forget();
+    let compiled = Shared::from(compiled);
+    memory.last = Some(Last::new(observed, config, compiled.clone(), asked, memory));
+    compiled
+}
+
+/// Whose probes there are: a container's, by target.
+type Asked = BTreeMap<ContainerId, BTreeSet<(TargetId, ProbeKey)>>;
+
+/// One look at everything there is.
+fn pass(observed: &Observed, config: &Config, memory: &mut Memory) -> (Compiled, Asked) {
     let mut compiled = Compiled {
         complete: !observed.engines.is_empty()
             && observed.engines.values().all(crate::model::EngineView::known),
@@ -183,32 +219,36 @@ pub fn compile(observed: &Observed, config: &Config) -> Compiled {
     };
     engines(observed, &mut compiled.findings);
     let proxies = targets::find(observed, config, &mut compiled.findings);
+    compiled.findings.extend(observed.declared.faults.iter().cloned());
+    documents::parents(&observed.declared, config, &mut compiled.findings);
+    let asked: Vec<_> = served_clusters(config, &proxies)
+        .map(|(name, spec)| (name, spec, documents::of(name, spec, &observed.declared, memory)))
+        .collect();
     let mut claims: BTreeMap<&ClusterName, Claims<'_>> = BTreeMap::new();
-    for (name, spec) in served_clusters(config, &proxies) {
-        claims.insert(name, select::claims(observed, spec, &proxies, &mut compiled.findings));
+    for (name, spec, readings) in &asked {
+        let mut memory = memory.of(name, spec);
+        let findings = &mut compiled.findings;
+        claims.insert(name, select::claims(observed, spec, &proxies, readings, &mut memory, findings));
     }
     let mut ownership = BTreeMap::new();
+    let mut probing = Asked::new();
     for member in &proxies.members {
         if let Some(claims) = claims.get(member.cluster) {
             let serving = serve::Serving { member, claims, observed, config };
-            serving.serve(&mut compiled, &mut ownership);
+            serving.serve(&mut compiled, &mut ownership, &mut probing);
         }
     }
-    compiled.ownership = remembered(observed, &claims, ownership, compiled.complete);
+    compiled.ownership = remembered(observed, &claims, ownership, compiled.complete).into();
     compiled.targets = proxies.targets;
     compiled.boots = proxies.boots;
-    compiled.placements.sort_by(|a, b| {
-        (&a.target, &a.route, &a.name, &a.container, a.address).cmp(&(
-            &b.target,
-            &b.route,
-            &b.name,
-            &b.container,
-            b.address,
-        ))
-    });
+    compiled.placements.sort_by(|a, b| placement_order(a).cmp(&placement_order(b)));
     compiled.findings.sort();
     compiled.findings.dedup();
-    compiled
+    (compiled, probing)
+}
+
+fn placement_order(it: &Placement) -> impl Ord + use<'_> {
+    (&it.target, &it.route, &it.name, &it.container, it.address)
 }
 
 /// The clusters that have a proxy; while there is none at all, every one, so that mistakes are told early.
@@ -222,17 +262,19 @@ fn served_clusters<'a>(
 
 fn engines(observed: &Observed, findings: &mut Vec<Finding>) {
     for (engine, view) in &observed.engines {
-        let message = match view.freshness {
+        let (verdict, message) = match view.freshness {
             Freshness::Fresh => continue,
-            Freshness::Never => {
-                format!("the engine `{engine}` has not been listed yet: nothing is changed until it has")
-            }
-            Freshness::Stale { .. } => {
-                format!("the engine `{engine}` does not answer: what it said last is served on")
-            }
+            Freshness::Never => (
+                Verdict::Waiting,
+                format!("the engine `{engine}` has not been listed yet: nothing is changed until it has"),
+            ),
+            Freshness::Stale { .. } => (
+                Verdict::Degraded,
+                format!("the engine `{engine}` does not answer: what it said last is served on"),
+            ),
         };
         let subject = Subject { engine: Some(engine.clone()), ..Subject::default() };
-        findings.push(Finding::new(Verdict::Degraded, Reason::EngineStale, subject, message));
+        findings.push(Finding::new(verdict, Reason::EngineStale, subject, message));
     }
 }
 
@@ -244,11 +286,19 @@ fn remembered(
     settled: BTreeMap<String, Owner>,
     complete: bool,
 ) -> BTreeMap<String, Owner> {
-    let still = |route: &str, owner: &Owner| {
-        claims.values().any(|claims| claims.owners.get(route).is_some_and(|owners| owners.contains(owner)))
-    };
-    let mut ownership = observed.ownership.clone();
-    ownership.retain(|route, owner| !complete || still(route, owner));
-    ownership.extend(settled);
+    let mut ownership = settled;
+    let before: Vec<_> = observed.ownership.iter().filter(|(key, _)| !ownership.contains_key(*key)).collect();
+    if before.is_empty() {
+        return ownership;
+    }
+    let claimed: BTreeMap<String, &Vec<Owner>> = claims
+        .iter()
+        .flat_map(|(cluster, claims)| {
+            claims.owners.iter().map(|(id, owners)| (merge::held(cluster, id), owners))
+        })
+        .collect();
+    let still = |key: &String, owner: &Owner| claimed.get(key).is_some_and(|owners| owners.contains(owner));
+    let kept = before.into_iter().filter(|(key, owner)| !complete || still(key, owner));
+    ownership.extend(kept.map(|(key, owner)| (key.clone(), owner.clone())));
     ownership
 }

@@ -17,6 +17,8 @@ pub(super) struct Judged {
     pub(super) probes: Vec<(ProbeKey, Probe)>,
     /// What stands in the way, for people.
     pub(super) because: String,
+    /// Whether nothing stands in the way but its own past.
+    pub(super) flapping: bool,
 }
 
 /// Judges the endpoint that a candidate is at an address, as one proxy's agent sees it.
@@ -62,7 +64,7 @@ pub(super) fn judge(
     } else {
         container.health
     };
-    Judged { readiness, because: because(readiness, docker, &probes, &seen), probes }
+    Judged { readiness, because: because(readiness, docker, &probes, &seen), probes, flapping: false }
 }
 
 /// What the agent's results come to.

@@ -1,54 +1,80 @@
 //! Which containers ask for a route of a cluster, and which of them count.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use interlock_crds::ServiceClusterSpec;
 
+use super::documents;
+use super::memory::{self, Asked};
 use super::targets::Proxies;
+use crate::declared::Reading;
 use crate::finding::{Finding, Reason, Subject, Verdict};
-use crate::intent::{self, Intent};
+use crate::intent::Intent;
 use crate::model::{
-    Container, ContainerState, EngineId, EngineView, HostPattern, Observed, Owner, PathPrefix,
+    Container, ContainerState, EngineId, EngineView, HostPattern, Observed, Owner, PathPrefix, Timestamp,
 };
+use crate::plan::BackendId;
 
 /// The label that the operator's own image carries.
-const OPERATOR_LABEL: &str = "interlock.app";
+pub(super) const OPERATOR_LABEL: &str = "interlock.app";
 const ONE_OFF_LABEL: &str = "com.docker.compose.oneoff";
 
-/// A running container and one route that it asks for.
+/// A container that runs, or did a moment ago, and one route that it asks for.
 #[derive(Debug, Clone)]
 pub(super) struct Candidate<'a> {
     pub(super) engine: &'a EngineId,
     pub(super) view: &'a EngineView,
     pub(super) container: &'a Container,
-    pub(super) intent: Intent,
+    pub(super) intent: Arc<Asked>,
+    /// Until when its route stays for the sake of a successor, where its run has ended.
+    pub(super) ended: Option<Timestamp>,
 }
 
 impl Candidate<'_> {
     /// What its findings are about.
     pub(super) fn subject(&self) -> Subject {
-        Subject::container(self.engine, self.container).with_route(primary(&self.intent))
+        let subject = match self.intent.fixed {
+            None => Subject::container(self.engine, self.container),
+            Some(_) => Subject { name: Some(self.container.name.clone()), ..Subject::default() },
+        };
+        let document = self.intent.document.as_ref().map(crate::declared::title);
+        Subject { document, ..subject }.with_route(self.intent.primary())
+    }
+}
+
+impl Candidate<'_> {
+    /// What says a setting: the label, or the document's field.
+    pub(super) fn key<'k>(&self, label: &'k str, field: &'k str) -> &'k str {
+        if self.intent.document.is_some() { field } else { label }
     }
 }
 
 /// What a cluster's workloads ask for.
 #[derive(Debug, Default)]
 pub(super) struct Claims<'a> {
-    /// Those that count, oldest first.
+    /// Those that count, oldest first, and those that have just ended.
     pub(super) candidates: Vec<Candidate<'a>>,
     /// Who lays claim to each `host/path`, also by containers that do not run at the moment: an owner in
     /// the middle of a redeploy still claims.
-    pub(super) owners: BTreeMap<String, BTreeSet<Owner>>,
+    pub(super) owners: BTreeMap<BackendId, Vec<Owner>>,
+}
+
+impl Claims<'_> {
+    pub(super) fn claim(&mut self, intent: &Intent) {
+        for host in &intent.hosts {
+            let id = BackendId { host: host.clone(), path: intent.path.clone() };
+            let owners = self.owners.entry(id).or_default();
+            if !owners.contains(&intent.owner) {
+                owners.push(intent.owner.clone());
+            }
+        }
+    }
 }
 
 /// A host and path as people write them: `shop.example.com/app`.
 pub(super) fn label(host: &HostPattern, path: &PathPrefix) -> String {
     format!("{host}{path}")
-}
-
-/// The intent's first host with its path.
-pub(super) fn primary(intent: &Intent) -> String {
-    intent.hosts.first().map(|host| label(host, &intent.path)).unwrap_or_default()
 }
 
 /// Whether a container can be a workload at all: the operator and the proxies never are.
@@ -63,23 +89,25 @@ pub(super) fn claims<'a>(
     observed: &'a Observed,
     spec: &ServiceClusterSpec,
     proxies: &Proxies<'_>,
+    readings: &'a [Arc<Reading>],
+    memory: &mut memory::OfCluster<'_>,
     findings: &mut Vec<Finding>,
 ) -> Claims<'a> {
     let mut claims = Claims::default();
+    let asking = documents::Asking { observed, spec, proxies, readings };
+    let mut taken = asking.claims(&mut claims, findings);
     for (engine, view) in &observed.engines {
         for container in view.containers.values().filter(|c| is_workload(c, observed, proxies)) {
-            let parsed = intent::parse(engine, container, spec);
+            let parsed = memory.parse(engine, container, spec);
             let counts = standing(container);
             if counts.is_none() {
-                findings.extend(parsed.findings);
+                findings.extend_from_slice(&parsed.findings);
             }
-            for intent in parsed.intents {
-                let candidate = Candidate { engine, view, container, intent };
+            for intent in parsed.intents.iter().cloned() {
+                let candidate = Candidate { engine, view, container, intent, ended: None };
+                let Some(candidate) = taken.leave(candidate, findings) else { continue };
                 if claiming(container) {
-                    for host in &candidate.intent.hosts {
-                        let owners = claims.owners.entry(label(host, &candidate.intent.path)).or_default();
-                        owners.insert(candidate.intent.owner.clone());
-                    }
+                    claims.claim(&candidate.intent);
                 }
                 match counts {
                     None => claims.candidates.push(candidate),
@@ -87,9 +115,35 @@ pub(super) fn claims<'a>(
                 }
             }
         }
+        for (container, until) in ended(view, spec, observed, proxies) {
+            for intent in crate::intent::parse(engine, container, spec).intents {
+                let intent = Arc::new(Asked::from(intent));
+                let candidate = Candidate { engine, view, container, intent, ended: Some(until) };
+                let Some(candidate) = taken.leave(candidate, &mut Vec::new()) else { continue };
+                claims.claim(&candidate.intent);
+                claims.candidates.push(candidate);
+            }
+        }
     }
+    taken.unanswered(&mut claims);
     claims.candidates.sort_by(|a, b| age(a).cmp(&age(b)));
     claims
+}
+
+/// Runs that ended so lately that a successor may come, and until when their routes stay: a host that is being
+/// deployed must not be unknown in between, nor one that crashes come and go.
+pub(super) fn ended<'a>(
+    view: &'a EngineView,
+    spec: &ServiceClusterSpec,
+    observed: &Observed,
+    proxies: &Proxies<'_>,
+) -> impl Iterator<Item = (&'a Container, Timestamp)> {
+    let until = |at: Timestamp| Timestamp(at.0.saturating_add(spec.hold.as_millis()));
+    view.departed
+        .values()
+        .map(move |gone| (&*gone.container, until(gone.at)))
+        .filter(|(container, until)| *until > observed.at && standing(container).is_none())
+        .filter(|(container, _)| is_workload(container, observed, proxies))
 }
 
 /// Oldest first; of one container its routes by name.
@@ -98,7 +152,7 @@ fn age<'c>(candidate: &'c Candidate<'_>) -> impl Ord + use<'c> {
 }
 
 /// Why a container does not count, if it does not.
-fn standing(container: &Container) -> Option<Reason> {
+pub(super) fn standing(container: &Container) -> Option<Reason> {
     if is_one_off(container) {
         return Some(Reason::OneOff);
     }
@@ -117,11 +171,11 @@ fn is_one_off(container: &Container) -> bool {
     container.labels.get(ONE_OFF_LABEL).is_some_and(|value| value.eq_ignore_ascii_case("true"))
 }
 
-fn claiming(container: &Container) -> bool {
+pub(super) fn claiming(container: &Container) -> bool {
     !is_one_off(container) && !matches!(container.state, ContainerState::Removing | ContainerState::Dead)
 }
 
-fn left_out(candidate: &Candidate<'_>, why: Reason) -> Finding {
+pub(super) fn left_out(candidate: &Candidate<'_>, why: Reason) -> Finding {
     let name = &candidate.container.name;
     let (verdict, message, fix) = match why {
         Reason::OneOff => (

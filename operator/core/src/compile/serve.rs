@@ -6,11 +6,13 @@ use interlock_crds::ProxyKind;
 
 use super::address::{self, Reach};
 use super::merge::{self, Filled, Groups, Placed};
-use super::select::{Candidate, Claims, label, primary};
+use super::select::{Candidate, Claims, label};
+use super::standing::Ledger;
 use super::targets::Member;
-use super::{Compiled, Config, Placement, certificates, networks, readiness};
+use super::{Asked, Compiled, Config, Placement, certificates, networks, readiness};
 use crate::finding::{Finding, Reason, Subject, Verdict};
-use crate::model::{HostPattern, Observed, Owner, ProbeKey, Readiness};
+use crate::intent::Fixed;
+use crate::model::{HostPattern, Observed, Owner, ProbeKey, Readiness, Shared};
 use crate::plan::{Backend, BackendId, Plan, Route};
 use crate::protocol::{Probe, ProbeSet};
 
@@ -25,10 +27,22 @@ pub(super) struct Serving<'s, 'a> {
 
 impl<'s, 'a> Serving<'s, 'a> {
     /// Adds this proxy's plan, probes, placements, network actions and findings.
-    pub(super) fn serve(&self, compiled: &mut Compiled, ownership: &mut BTreeMap<String, Owner>) {
+    pub(super) fn serve(
+        &self,
+        compiled: &mut Compiled,
+        ownership: &mut BTreeMap<String, Owner>,
+        asked: &mut Asked,
+    ) {
         let member = self.member;
         let findings = &mut compiled.findings;
-        let placed = self.place(findings, &mut compiled.placements);
+        let mut ledger = Ledger::of(member, self.observed);
+        let placed = self.place(findings, &mut compiled.placements, &mut ledger);
+        for one in &placed {
+            for (key, _) in one.endpoint.iter().flat_map(|(_, judged)| &judged.probes) {
+                let of = asked.entry(one.candidate.container.id.clone()).or_default();
+                of.insert((member.id.clone(), key.clone()));
+            }
+        }
         let mut groups = merge::group(&placed);
         merge::settle_owners(member, &mut groups, self.claims, self.observed, ownership, findings);
         let chosen = certificates::choose(member, &groups, self.observed, findings);
@@ -41,11 +55,14 @@ impl<'s, 'a> Serving<'s, 'a> {
             if stays {
                 kept.insert(id.clone());
             }
+            if backend.hold {
+                findings.extend(self.holding(id, members));
+            }
             let https_only = winner.intent.settings.https_only && chosen.answers(&id.host);
             if winner.intent.settings.https_only && !https_only {
                 findings.push(self.no_void(id, winner));
             }
-            plan.routes.push(Route {
+            let route = Route {
                 host: id.host.clone(),
                 path: id.path.clone(),
                 rewrite: winner.intent.rewrite,
@@ -53,8 +70,9 @@ impl<'s, 'a> Serving<'s, 'a> {
                 certificate: chosen.of(&id.host).cloned(),
                 websocket: winner.intent.settings.websocket.clone(),
                 backend: id.clone(),
-            });
-            plan.backends.push(backend);
+            };
+            plan.routes.push(route.into());
+            plan.backends.push(backend.into());
         }
         plan.certificates = chosen.certificates;
         plan.routes.sort_by(|a, b| route_order(a).cmp(&route_order(b)));
@@ -63,47 +81,78 @@ impl<'s, 'a> Serving<'s, 'a> {
         networks::actions(member, &routed, self.observed, self.config, &mut compiled.networks, findings);
         findings.extend(routed.iter().filter_map(|one| self.readiness_finding(one, &kept)));
         compiled.placements.extend(self.placements(&placed, &groups, &plan.backends));
-        compiled.probes.insert(member.id.clone(), self.probes(&routed));
-        compiled.plans.insert(member.id.clone(), plan);
+        compiled.probes.insert(member.id.clone(), self.probes(&routed).into());
+        compiled.plans.insert(member.id.clone(), plan.into());
+        let (standings, look_again) = ledger.close();
+        compiled.standings.insert(member.id.clone(), standings.into());
+        compiled.look_again = [compiled.look_again, look_again].into_iter().flatten().min();
     }
 
     /// Finds where each candidate is and whether it is ready. Who cannot be reached is told why, and
     /// placed nowhere.
-    fn place(&self, findings: &mut Vec<Finding>, unplaced: &mut Vec<Placement>) -> Vec<Placed<'a, 's>> {
+    fn place(
+        &self,
+        findings: &mut Vec<Finding>,
+        unplaced: &mut Vec<Shared<Placement>>,
+        ledger: &mut Ledger<'_>,
+    ) -> Vec<Placed<'a, 's>> {
         let mut placed = Vec::new();
         for candidate in &self.claims.candidates {
+            if let Some(until) = candidate.ended {
+                ledger.look_again_at(until);
+                let holds = ledger.holds(candidate, self.member.spec.hold);
+                placed.push(Placed { candidate, network: None, endpoint: None, holds });
+                continue;
+            }
+            if candidate.intent.fixed == Some(Fixed::Nobody) {
+                placed.push(Placed { candidate, network: None, endpoint: None, holds: false });
+                continue;
+            }
             let reached = self
                 .not_quarantined(candidate)
                 .and_then(|()| address::reach(self.member, candidate, self.config.read_only));
             let asked = candidate.intent.network.as_deref();
             let network = asked.and_then(|asked| address::network_of(candidate.container, asked));
             let endpoint = match reached {
-                Ok(Reach::At(at)) => Some((at, readiness::judge(self.member, candidate, at, self.observed))),
+                Ok(Reach::At(at)) => {
+                    let mut judged = readiness::judge(self.member, candidate, at, self.observed);
+                    ledger.enter(candidate, &mut judged);
+                    Some((at, judged))
+                }
                 Ok(Reach::Attach(_)) => None,
                 Err(finding) => {
                     findings.push(finding);
-                    let hosts = candidate.intent.hosts.iter();
-                    unplaced.extend(hosts.map(|host| {
-                        self.placement(candidate, label(host, &candidate.intent.path), None, false)
-                    }));
+                    let routes = candidate.intent.labels.iter();
+                    unplaced.extend(routes.map(|route| self.placement(candidate, route, None, false)));
                     continue;
                 }
             };
-            placed.push(Placed { candidate, network: network.map(str::to_owned), endpoint });
+            let network = network.map(str::to_owned);
+            let leaving = |(_, judged): &(_, readiness::Judged)| judged.readiness == Readiness::Draining;
+            let holds = endpoint.as_ref().is_some_and(leaving);
+            placed.push(Placed { candidate, network, endpoint, holds });
         }
         placed
     }
 
     fn not_quarantined(&self, candidate: &Candidate<'_>) -> Result<(), Finding> {
-        let quarantined = self.observed.quarantine.get(&candidate.intent.digest);
-        let Some(why) = quarantined.filter(|why| why.abilities == self.member.abilities) else {
-            return Ok(());
-        };
+        let abilities = self.member.abilities;
+        let refused = self.observed.quarantine.get(&candidate.intent.digest);
+        let Some(words) = refused.and_then(|under| under.get(&abilities)) else { return Ok(()) };
         let message = format!(
-            "the checker of {} refused what `{}` asks for: {}",
-            why.abilities, candidate.container.name, why.reason
+            "the checker of {abilities} refused what `{}` asks for: {words}",
+            candidate.container.name
         );
-        let fix = "change the labels of the container; the same ones are not tried again on this version";
+        let fix = match &candidate.intent.document {
+            None => "change the labels of the container; the same ones are not tried again on this version"
+                .to_owned(),
+            Some(document) => {
+                format!(
+                    "change {}; the same is not tried again on this version",
+                    crate::declared::title(document)
+                )
+            }
+        };
         Err(Finding::new(Verdict::Refused, Reason::Quarantined, self.subject(candidate), message).fix(fix))
     }
 
@@ -156,10 +205,12 @@ impl<'s, 'a> Serving<'s, 'a> {
              plain HTTP"
         );
         let fix = format!(
-            "name a certificate (`interlock.ssl_cert`), or in cluster `{}`: certificates: {{default: FILE}}",
+            "name a certificate (`{}`), or in cluster `{}`: certificates: {{default: FILE}}",
+            winner.key("interlock.ssl_cert", "spec.tls.certificate"),
             self.member.cluster
         );
-        let subject = self.subject(winner).with_route(route).with_key("ssl_only");
+        let subject =
+            self.subject(winner).with_route(route).with_key(winner.key("ssl_only", "spec.tls.redirect"));
         Finding::new(Verdict::Degraded, Reason::CertificateNotFound, subject, message).fix(fix)
     }
 
@@ -178,6 +229,9 @@ impl<'s, 'a> Serving<'s, 'a> {
             Readiness::Ready => return None,
             Readiness::Draining => {
                 (Verdict::Note, Reason::Draining, format!("`{name}` at {address} was told to stop"))
+            }
+            Readiness::Cold | Readiness::Unhealthy if judged.flapping && !stays() => {
+                return Some(self.flapping(one.candidate, because));
             }
             Readiness::Cold => (
                 Verdict::Waiting,
@@ -198,27 +252,62 @@ impl<'s, 'a> Serving<'s, 'a> {
         Some(Finding::new(verdict, reason, self.subject(one.candidate), message))
     }
 
+    fn flapping(&self, candidate: &Candidate<'_>, because: &str) -> Finding {
+        let name = &candidate.container.name;
+        let message = format!("`{name}` is ready, but left out for now: {because}");
+        let subject = self.subject(candidate);
+        Finding::new(Verdict::Waiting, Reason::Flapping, subject, message)
+            .fix(format!("see why it falls: docker logs {name}"))
+    }
+
+    /// What is said while a route waits for whoever takes the place of its last endpoint.
+    fn holding(&self, id: &BackendId, members: &[&Placed<'_, '_>]) -> Option<Finding> {
+        let last = members.iter().rev().find(|one| one.holds)?.candidate;
+        let route = label(&id.host, &id.path);
+        let hold = self.member.spec.hold;
+        let name = &last.container.name;
+        let message = match self.member.proxy {
+            ProxyKind::Haproxy => {
+                format!(
+                    "`{name}` has left {route}: new requests wait up to {hold} for whoever takes its place"
+                )
+            }
+            ProxyKind::Nginx => format!(
+                "`{name}` has left {route}: requests are answered 503 with `Retry-After` until somebody takes its place"
+            ),
+        };
+        let subject = self.subject(last).with_route(route);
+        Some(Finding::new(Verdict::Waiting, Reason::Holding, subject, message))
+    }
+
     /// What became of each host of those that can be reached; `backends` are sorted by id.
     fn placements(
         &self,
         placed: &[Placed<'_, '_>],
         groups: &Groups<'_, '_, '_>,
-        backends: &[Backend],
-    ) -> Vec<Placement> {
+        backends: &[Shared<Backend>],
+    ) -> Vec<Shared<Placement>> {
         let mut placements = Vec::new();
-        for one in placed {
+        let somebody = |one: &&Placed<'_, '_>| {
+            one.candidate.ended.is_none() && one.candidate.intent.fixed != Some(Fixed::Nobody)
+        };
+        for one in placed.iter().filter(somebody) {
             let intent = &one.candidate.intent;
             let at = one.endpoint.as_ref().map(|(address, _)| *address);
-            for host in &intent.hosts {
+            for (host, route) in intent.hosts.iter().zip(&intent.labels) {
                 let id = BackendId { host: host.clone(), path: intent.path.clone() };
                 let member =
                     groups.get(&id).is_some_and(|members| members.iter().any(|m| std::ptr::eq(*m, one)));
                 let backend = backends.binary_search_by(|backend| backend.id.cmp(&id)).ok();
+                // Two containers may claim one address, on the host's network for one: a cold one serves nothing.
+                let cold =
+                    one.endpoint.as_ref().is_some_and(|(_, judged)| judged.readiness == Readiness::Cold);
                 let serving = member
+                    && !cold
                     && backend.is_some_and(|index| {
                         backends[index].endpoints.iter().any(|e| Some(e.address) == at && !e.draining)
                     });
-                placements.push(self.placement(one.candidate, label(host, &intent.path), Some(one), serving));
+                placements.push(self.placement(one.candidate, route, Some(one), serving));
             }
         }
         placements
@@ -227,21 +316,23 @@ impl<'s, 'a> Serving<'s, 'a> {
     fn placement(
         &self,
         candidate: &Candidate<'_>,
-        route: String,
+        route: &str,
         placed: Option<&Placed<'_, '_>>,
         serving: bool,
-    ) -> Placement {
+    ) -> Shared<Placement> {
         let endpoint = placed.and_then(|one| one.endpoint.as_ref());
         Placement {
             target: self.member.id.clone(),
             container: candidate.container.id.clone(),
             name: candidate.container.name.clone(),
-            route,
+            route: route.to_owned(),
+            document: candidate.intent.document.clone(),
             address: endpoint.map(|(address, _)| *address),
             readiness: endpoint.map(|(_, judged)| judged.readiness),
             probe: endpoint.and_then(|(_, judged)| judged.probes.first().map(|(key, _)| key.clone())),
             serving,
         }
+        .into()
     }
 
     /// One probe for each key; where two routes of a container ask the same thing, the shorter interval.
@@ -269,18 +360,15 @@ impl<'s, 'a> Serving<'s, 'a> {
     }
 }
 
-/// Those that have a place in at least one group.
+/// Those that run and have a place in at least one group.
 fn routed<'p, 'a, 'c>(placed: &'p [Placed<'a, 'c>], groups: &Groups<'_, '_, '_>) -> Vec<&'p Placed<'a, 'c>> {
-    let there: BTreeSet<_> = groups.values().flatten().map(|one| identity(one.candidate)).collect();
-    placed.iter().filter(|one| there.contains(&identity(one.candidate))).collect()
-}
-
-fn identity<'c>(candidate: &'c Candidate<'_>) -> impl Ord + use<'c> {
-    (candidate.engine, &candidate.container.id, &candidate.intent.route, primary(&candidate.intent))
+    let there: BTreeSet<_> = groups.values().flatten().map(|one| std::ptr::from_ref(*one)).collect();
+    let runs = placed.iter().filter(|one| one.candidate.ended.is_none());
+    runs.filter(|one| there.contains(&std::ptr::from_ref(*one))).collect()
 }
 
 /// By host, exact ones first and longer wildcards before shorter; within a host the longest path first.
-fn route_order(route: &Route) -> impl Ord + use<'_> {
+pub(crate) fn route_order(route: &Route) -> impl Ord + use<'_> {
     let (wildcard, length) = match &route.host {
         HostPattern::Exact(_) => (false, 0),
         HostPattern::Wildcard(suffix) => (true, suffix.as_str().len()),

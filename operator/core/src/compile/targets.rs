@@ -102,7 +102,7 @@ impl<'a> Search<'a, '_> {
         self.observed
             .engines
             .iter()
-            .flat_map(|(engine, view)| view.containers.values().map(move |container| (engine, container)))
+            .flat_map(|(engine, view)| view.containers.values().map(move |container| (engine, &**container)))
     }
 
     pub(super) fn add(&mut self, draft: Draft<'a>) {

@@ -4,11 +4,13 @@ mod types;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use interlock_crds::ProxyKind;
+
 use crate::compile::{Compiled, Config, Placement};
 use crate::finding::{Finding, Reason, Verdict};
 use crate::intent;
 use crate::model::{Container, ContainerId, HostPattern, Hostname, Observed, TargetId};
-use crate::plan::{Plan, Route};
+use crate::plan::{Abilities, Ability, Plan, Route};
 
 pub use types::{Answer, EndpointAnswer, Explanation, Question, RouteAnswer, TargetAnswer};
 
@@ -52,7 +54,7 @@ pub fn why(compiled: &Compiled, observed: &Observed, config: &Config, host: &str
 /// Answers for a container: its routes on each proxy, and everything that was found about it.
 pub fn why_container(compiled: &Compiled, container: &Container) -> Explanation {
     let mine: Vec<&Placement> =
-        compiled.placements.iter().filter(|placement| placement.container == container.id).collect();
+        compiled.placements.iter().map(|it| &**it).filter(|it| it.container == container.id).collect();
     let mut targets = BTreeMap::new();
     for (id, plan) in &compiled.plans {
         let routes: BTreeSet<&str> =
@@ -76,7 +78,8 @@ pub fn why_container(compiled: &Compiled, container: &Container) -> Explanation 
             (false, true) => Answer::UnknownHost,
         };
         let (cluster, proxy) = (plan.cluster.clone(), plan.settings.proxy);
-        let answer = TargetAnswer { cluster, proxy, answer, status: None, routes, paths: Vec::new() };
+        let (paths, remains) = (Vec::new(), remains(compiled, id, plan, answer));
+        let answer = TargetAnswer { cluster, proxy, answer, status: None, routes, paths, remains };
         targets.insert(id.clone(), answer);
     }
     let mut findings: Vec<Finding> = compiled
@@ -104,7 +107,8 @@ pub fn why_container(compiled: &Compiled, container: &Container) -> Explanation 
 
 /// The container with this name or id.
 fn by_name<'o>(observed: &'o Observed, name: &str) -> Option<&'o Container> {
-    let mut all = observed.engines.values().flat_map(|view| view.containers.values());
+    let mut all =
+        observed.engines.values().flat_map(|view| view.containers.values().map(|container| &**container));
     all.find(|container| {
         container.name == name || (name.len() >= 12 && container.id.as_str().starts_with(name))
     })
@@ -121,7 +125,8 @@ fn without_port(host: &str) -> &str {
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Claim {
     host: HostPattern,
-    container: ContainerId,
+    /// None where a document asks: its findings carry its routes.
+    container: Option<ContainerId>,
     /// The first host of the same intent with its path: what findings on it carry.
     primary: String,
 }
@@ -143,12 +148,16 @@ impl Known {
                         let primary = intent.hosts.first().map(|host| format!("{host}{}", intent.path));
                         claims.extend(intent.hosts.iter().map(|host| Claim {
                             host: host.clone(),
-                            container: container.id.clone(),
+                            container: Some(container.id.clone()),
                             primary: primary.clone().unwrap_or_default(),
                         }));
                     }
                 }
             }
+        }
+        for route in observed.declared.routes.values() {
+            let hosts = route.hostnames.iter().filter_map(|host| host.parse().ok());
+            claims.extend(hosts.map(|host| Claim { host, container: None, primary: String::new() }));
         }
         claims.sort();
         claims.dedup();
@@ -169,7 +178,9 @@ impl Known {
         let claims_nothing = self.of(host).next().is_none();
         let concerns = |finding: &&Finding| {
             let subject = &finding.subject;
-            let mut mine = self.of(host).filter(|claim| Some(&claim.container) == subject.container.as_ref());
+            let mut mine = self
+                .of(host)
+                .filter(|claim| claim.container.is_some() && claim.container == subject.container);
             match (&subject.route, &subject.container) {
                 (Some(route), _) => routed(route) || mine.any(|claim| claim.primary == *route),
                 (None, Some(_)) if claims_nothing => could_hide_a_host(finding.reason),
@@ -231,14 +242,29 @@ fn on_target(compiled: &Compiled, id: &TargetId, plan: &Plan, host: &Hostname, p
         Vec::new()
     };
     let (cluster, proxy) = (plan.cluster.clone(), plan.settings.proxy);
-    TargetAnswer { cluster, proxy, answer, status, routes, paths }
+    let remains = remains(compiled, id, plan, answer);
+    TargetAnswer { cluster, proxy, answer, status, routes, paths, remains }
+}
+
+/// What a proxy of this version cannot promise to who it serves.
+fn remains(compiled: &Compiled, id: &TargetId, plan: &Plan, answer: Answer) -> Vec<String> {
+    let said = compiled.targets.get(id).and_then(|target| target.abilities);
+    let abilities = said.unwrap_or(Abilities::oldest(plan.settings.proxy));
+    let closes = abilities.proxy == ProxyKind::Nginx && !abilities.has(Ability::KeepAliveMinTimeout);
+    if answer != Answer::Served || !closes {
+        return Vec::new();
+    }
+    vec![format!(
+        "{abilities} closes kept idle connections of clients when it reloads, so a request that is on its way just \
+         then is lost; nginx 1.27.4 and newer (`keepalive_min_timeout`) and HAProxy lose none"
+    )]
 }
 
 /// The routes of the host, longest path first: its own, else those of the longest wildcard above it.
 fn routes_of<'p>(plan: &'p Plan, host: &Hostname) -> Vec<&'p Route> {
     // Routes are sorted: exact hosts first, then wildcards from long to short.
     let first = plan.routes.iter().find(|route| route.host.covers(host)).map(|route| &route.host);
-    plan.routes.iter().filter(|route| Some(&route.host) == first).collect()
+    plan.routes.iter().map(|route| &**route).filter(|route| Some(&route.host) == first).collect()
 }
 
 fn route_answer(compiled: &Compiled, target: &TargetId, route: &Route) -> RouteAnswer {
@@ -298,7 +324,9 @@ fn summary(
         Answer::NoProxy => "there is no proxy that could answer".to_owned(),
         Answer::InvalidHost => format!("`{host}` is no host name"),
         Answer::NoEndpoint | Answer::UnknownHost => {
-            let blocker = findings.iter().find(|finding| finding.subject.container.is_some());
+            let blocker = findings
+                .iter()
+                .find(|finding| finding.subject.container.is_some() || finding.subject.document.is_some());
             match (blocker, nearest.first()) {
                 (Some(finding), _) if nearest.is_empty() || finding.verdict != Verdict::Note => {
                     format!("{asked} is not served: {}", finding.message)

@@ -81,6 +81,9 @@ pub struct TargetAnswer {
     pub routes: Vec<RouteAnswer>,
     /// The paths that the host has, longest first, where none covers the request.
     pub paths: Vec<String>,
+    /// What this version of the proxy cannot promise, where it serves.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub remains: Vec<String>,
 }
 
 /// One route on one proxy.

@@ -20,7 +20,7 @@ const METHODS: &[&str] = &["GET", "HEAD", "OPTIONS"];
 
 /// Reads `httpchk [METHOD] [PATH] [VERSION[\r\nHost:\ NAME]]`, `tcp-check`, a bare `/path`, each with or
 /// without `option ` in front; and what is to be told although it is taken.
-pub(super) fn check(text: &str) -> Result<(CheckKind, Option<Fault>), Fault> {
+pub(crate) fn check(text: &str) -> Result<(CheckKind, Option<Fault>), Fault> {
     if text.chars().any(char::is_control) {
         return Err(bad(text, "it has control characters"));
     }

@@ -55,6 +55,8 @@ pub enum Setting {
     CheckInterval,
     /// HAProxy options.
     Options,
+    /// How long a container that has just become ready gets less than its share.
+    SlowStart,
     /// An HTTP answer is waited for before the first request.
     Warm,
     /// What admits the container.
@@ -95,13 +97,13 @@ impl Kind {
     }
 }
 
-/// What a change of a key's value costs a running HAProxy at most. nginx reloads for whatever alters its file.
+/// What a key costs a running HAProxy as long as it has spare backends. nginx reloads for whatever alters its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Effect {
     /// Nothing: it is changed in the running proxy, or only the agent minds it.
     Live,
-    /// A reload, without losing a request.
-    Reload,
+    /// A reload for the first of its kind, without losing a request; as [`Effect::Live`] for those that follow.
+    First,
 }
 
 impl Effect {
@@ -109,7 +111,7 @@ impl Effect {
     pub const fn describe(self) -> &'static str {
         match self {
             Self::Live => "live",
-            Self::Reload => "reload",
+            Self::First => "live, the first of its kind a reload",
         }
     }
 }
@@ -130,7 +132,7 @@ pub struct Key {
     pub container: bool,
     /// The proxies that honour it; on another one a finding says so.
     pub proxies: &'static [ProxyKind],
-    /// What a change costs.
+    /// What it costs.
     pub effect: Effect,
     /// One sentence for the reference, without a full stop.
     pub summary: &'static str,
@@ -150,7 +152,7 @@ impl Key {
             kind,
             container: false,
             proxies: BOTH,
-            effect: Effect::Reload,
+            effect: Effect::Live,
             summary,
         }
     }
@@ -161,8 +163,9 @@ impl Key {
         key
     }
 
-    const fn live(mut self) -> Self {
-        self.effect = Effect::Live;
+    /// It is part of what HAProxy cannot change while it runs.
+    const fn shape(mut self) -> Self {
+        self.effect = Effect::First;
         self
     }
 
@@ -196,6 +199,9 @@ pub const DATA: &str = "INTERLOCK_DATA";
 /// First segments of labels that are Interlock's and say nothing about a route.
 pub const RESERVED: &[&str] = &["agent", "app", "ext"];
 
+/// Labels below this one say nothing by themselves; documents may select containers by them.
+pub const SELECT: &str = "select.";
+
 const HAPROXY: &[ProxyKind] = &[ProxyKind::Haproxy];
 
 /// Every key. Within a dialect, of two keys for one setting the first is the stronger.
@@ -212,35 +218,36 @@ pub const KEYS: &[Key] = {
         Key::label("context_root", S::Path, Text, "The older name of `interlock.path`"),
         Key::label("rewrite", S::Rewrite, Bool, "Strips the path before the container sees the request"),
         Key::label("context_root_rewrite", S::Rewrite, Bool, "The older name of `interlock.rewrite`"),
-        Key::label("port", S::Port, Number, "The container's own port; default: the only TCP port that it exposes").live(),
-        Key::label("network", S::Network, Text, "The network to reach the container by; the proxy is attached to it").live().of_container(),
+        Key::label("port", S::Port, Number, "The container's own port; default: the only TCP port that it exposes"),
+        Key::label("network", S::Network, Text, "The network to reach the container by; the proxy is attached to it").of_container(),
         Key::label("ssl", S::Tls, Bool, "Serves HTTPS too; without `interlock.ssl_cert` by the default certificate"),
         Key::label("ssl_only", S::HttpsOnly, Bool, "Redirects plain HTTP to HTTPS"),
         Key::label("ssl_cert", S::Certificate, Text, "The certificate: a file name in the cluster's certificate folder"),
         Key::label("ssl_cert_key", S::CertificateKey, Text, "The key's file name there, if it is not in the certificate's file"),
         Key::label("ssl_backend", S::UpstreamTls, Bool, "Speaks TLS to the container"),
-        Key::label("ssl_backend_tls_verify", S::UpstreamVerify, Text, "Whether the container's certificate is verified: `required` or `none`, the default"),
+        Key::label("ssl_backend_tls_verify", S::UpstreamVerify, Text, "Whether the container's certificate is verified: `required` or `none`, the default").shape(),
         Key::label("websocket_endpoint", S::Websocket, List, "Paths whose connections may idle as long as a tunnel"),
-        Key::label("balance_algorithm", S::Balance, Text, "`roundrobin` (default), `leastconn`, `source`, `random`, `uri`, `first`"),
+        Key::label("balance_algorithm", S::Balance, Text, "`roundrobin` (default), `leastconn`, `source`, `random`, `uri`, `first`").shape(),
         Key::label("ip_hash", S::IpHash, Bool, "Sends one client's requests to one container, consistently"),
-        Key::label("health_check", S::Check, Text, "The health check: `httpchk GET /ping`, `/ping` or `tcp-check`").live(),
-        Key::label("health_check_interval", S::CheckInterval, Number, "Milliseconds between two health checks").live(),
-        Key::label("backend_option", S::Options, List, "HAProxy `option` lines, from an allowlist").only(HAPROXY),
-        Key::label("warm", S::Warm, Bool, "Waits for an HTTP answer before the first request").live(),
-        Key::label("readiness", S::Readiness, Text, "What admits the container: `auto`, `docker`, `probe` or `none`").live().of_container(),
-        Key::label("owner", S::Owner, Text, "Who stands behind a container that neither compose nor Swarm manages").live().of_container(),
+        Key::label("health_check", S::Check, Text, "The health check: `httpchk GET /ping`, `/ping` or `tcp-check`"),
+        Key::label("health_check_interval", S::CheckInterval, Number, "Milliseconds between two health checks"),
+        Key::label("backend_option", S::Options, List, "HAProxy `option` lines, from an allowlist").only(HAPROXY).shape(),
+        Key::label("slow_start", S::SlowStart, Text, "How long a container beside others gets less than its share after it has become ready, as `30s`").only(HAPROXY).shape(),
+        Key::label("warm", S::Warm, Bool, "Waits for an HTTP answer before the first request"),
+        Key::label("readiness", S::Readiness, Text, "What admits the container: `auto`, `docker`, `probe` or `none`").of_container(),
+        Key::label("owner", S::Owner, Text, "Who stands behind a container that neither compose nor Swarm manages").of_container(),
         Key::data("hostname", S::Hostname, Text, "A name before `domain`, or a full name when there is no domain"),
         Key::data("domain", S::Domain, Text, "The domain after `hostname`; alone it is the name"),
         Key::data("alias_domains", S::Alias, List, "Further full names, each with every setting of the first"),
-        Key::data("port", S::Port, Number, "The container's own port; default: the only TCP port that it exposes").live(),
-        Key::data("warm", S::Warm, Bool, "Waits for an HTTP answer before the first request").live(),
-        Key::data("check", S::Check, Text, "The health check: `httpchk GET /ping`, `/ping` or `tcp-check`").live(),
-        Key::data("check_interval", S::CheckInterval, Number, "Milliseconds between two health checks").live(),
-        Key::data("backend_options", S::Options, List, "HAProxy `option` lines, from an allowlist").only(HAPROXY),
+        Key::data("port", S::Port, Number, "The container's own port; default: the only TCP port that it exposes"),
+        Key::data("warm", S::Warm, Bool, "Waits for an HTTP answer before the first request"),
+        Key::data("check", S::Check, Text, "The health check: `httpchk GET /ping`, `/ping` or `tcp-check`"),
+        Key::data("check_interval", S::CheckInterval, Number, "Milliseconds between two health checks"),
+        Key::data("backend_options", S::Options, List, "HAProxy `option` lines, from an allowlist").only(HAPROXY).shape(),
         Key::data("ssl_only", S::HttpsOnly, Bool, "Redirects plain HTTP to HTTPS"),
-        Key::data("balance_algorithm", S::Balance, Text, "`roundrobin` (default), `leastconn`, `source`, `random`, `uri`, `first`"),
+        Key::data("balance_algorithm", S::Balance, Text, "`roundrobin` (default), `leastconn`, `source`, `random`, `uri`, `first`").shape(),
         Key::data("ssl_backend", S::UpstreamTls, Bool, "Speaks TLS to the container"),
-        Key::data("ssl_backend_tls_verify", S::UpstreamVerify, Text, "Whether the container's certificate is verified: `required` or `none`, the default"),
+        Key::data("ssl_backend_tls_verify", S::UpstreamVerify, Text, "Whether the container's certificate is verified: `required` or `none`, the default").shape(),
         Key::data("ssl", S::Tls, Bool, "Serves HTTPS too; without `ssl_certificate` by the default certificate"),
         Key::data("ssl_certificate", S::Certificate, Text, "The certificate: a file name in the cluster's certificate folder"),
         Key::data("ssl_certificate_key", S::CertificateKey, Text, "The key's file name there, if it is not in the certificate's file"),

@@ -65,6 +65,10 @@ fn place(rest: &str) -> Place {
     if let Some(key) = keys::label_key(rest) {
         return Place::Unnamed(key);
     }
+    // What documents select by; a route of that name keeps its labels.
+    if rest.strip_prefix(keys::SELECT).is_some_and(|below| keys::label_key(below).is_none()) {
+        return Place::Reserved;
+    }
     let Some((name, below)) = rest.split_once('.') else {
         let meant = keys::nearest(Dialect::Label, rest).map(Key::full_name);
         return Place::Unknown(Unknown { why: "no such label".to_owned(), meant });

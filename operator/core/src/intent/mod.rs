@@ -1,6 +1,6 @@
 //! Intents: what one workload asks for, parsed out of its dialect into types that cannot be wrong.
 
-mod check;
+pub(crate) mod check;
 mod data;
 mod host;
 pub mod keys;
@@ -8,19 +8,21 @@ mod labels;
 mod owner;
 mod read;
 mod route;
-mod said;
-mod value;
+pub(crate) mod said;
+pub(crate) mod value;
 
+pub(crate) use read::digest;
 pub use read::parse;
 
 use serde::{Deserialize, Serialize};
 
 use crate::finding::Finding;
 use crate::model::{
-    CertificateName, ContainerId, Digest, EngineId, HostPattern, Owner, PathPrefix, Port, RouteName,
+    CertificateName, ContainerId, Digest, DocumentId, EngineId, HostPattern, Owner, PathPrefix, Port,
+    RouteName, UpstreamAddr,
 };
 use crate::plan::{Balance, HaproxyOption, UpstreamTls};
-use interlock_crds::ReadinessMode;
+use interlock_crds::{Period, ReadinessMode};
 
 /// One route that one workload asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +41,12 @@ pub struct Intent {
     /// The name in `interlock.<name>.host`; none for the unnamed route.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub route: Option<RouteName>,
+    /// The document that asks; none: the workload's own labels do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub document: Option<DocumentId>,
+    /// Where it is, where no container decides that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fixed: Option<Fixed>,
     /// Every host, the primary one first, no duplicates; never empty.
     pub hosts: Vec<HostPattern>,
     /// The path prefix.
@@ -69,6 +77,16 @@ pub struct Intent {
     pub readiness: Option<ReadinessMode>,
 }
 
+/// A backend of whom no engine knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Fixed {
+    /// At this address.
+    At(UpstreamAddr),
+    /// Nobody: the host and path are known, and requests are answered 503.
+    Nobody,
+}
+
 /// Settings of a host and path, on which the containers that share it should agree.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -90,6 +108,10 @@ pub struct RouteSettings {
     pub balance: Option<Balance>,
     /// HAProxy options.
     pub options: Vec<HaproxyOption>,
+    /// How long an endpoint that has just become ready gets less than its share; none: as the cluster has it, 0: not
+    /// at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slow_start: Option<Period>,
     /// TLS to the endpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream_tls: Option<UpstreamTls>,

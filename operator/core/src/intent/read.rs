@@ -125,6 +125,8 @@ fn intent(
         name: container.name.clone(),
         owner,
         route: name,
+        document: None,
+        fixed: None,
         hosts: route.hosts.names,
         path: route.path,
         rewrite: route.rewrite,
@@ -141,11 +143,11 @@ fn intent(
 }
 
 /// Covers what is asked for, not who asks: the same wish of another container has the same digest.
-fn digest(intent: &Intent) -> Digest {
+pub(crate) fn digest(intent: &Intent) -> Digest {
     // Serialising plain data with text keys cannot fail.
     let mut wish = serde_json::to_value(intent).unwrap_or_default();
     if let Some(fields) = wish.as_object_mut() {
-        for identity in ["digest", "engine", "container", "name", "owner"] {
+        for identity in ["digest", "engine", "container", "name", "owner", "document"] {
             fields.remove(identity);
         }
     }

@@ -1,6 +1,6 @@
 //! One route: its settings picked, checked against each other and put into an intent.
 
-use interlock_crds::{ProxyKind, ServiceClusterSpec};
+use interlock_crds::{Period, ProxyKind, ServiceClusterSpec};
 
 use super::host::{self, Hosts, Own};
 use super::keys::{KEYS, Setting};
@@ -78,6 +78,10 @@ fn unsupported(proxy: ProxyKind) -> impl Iterator<Item = Setting> {
     settings.into_iter()
 }
 
+fn supported(proxy: ProxyKind, setting: Setting) -> bool {
+    !unsupported(proxy).any(|other| other == setting)
+}
+
 fn rewrite(reader: &mut Reader<'_>, path: &PathPrefix) -> bool {
     let rewrite = reader.one(Setting::Rewrite, value::boolean).good().unwrap_or(false);
     if rewrite && path.is_root() {
@@ -95,6 +99,7 @@ fn settings(reader: &mut Reader<'_>, path: &PathPrefix, spec: &ServiceClusterSpe
         websocket: websocket(reader, path),
         balance: balance(reader),
         options: options(reader, spec.proxy),
+        slow_start: slow_start(reader, spec.proxy),
         upstream_tls: upstream_tls(reader),
         ..RouteSettings::default()
     };
@@ -207,8 +212,12 @@ fn balance(reader: &mut Reader<'_>) -> Option<Balance> {
     balance
 }
 
+fn slow_start(reader: &mut Reader<'_>, proxy: ProxyKind) -> Option<Period> {
+    supported(proxy, Setting::SlowStart).then(|| reader.one(Setting::SlowStart, value::slow_start).good())?
+}
+
 fn options(reader: &mut Reader<'_>, proxy: ProxyKind) -> Vec<HaproxyOption> {
-    let supported = !unsupported(proxy).any(|setting| setting == Setting::Options);
+    let supported = supported(proxy, Setting::Options);
     let mut options: Vec<HaproxyOption> = Vec::new();
     for word in reader.list(Setting::Options).into_iter().filter(|_| supported) {
         match value::option(&word.text) {

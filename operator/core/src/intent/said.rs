@@ -37,31 +37,31 @@ pub(super) type Said = BTreeMap<Setting, Vec<Word>>;
 
 /// Why a value was not taken as written, and what that costs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Fault {
-    pub(super) verdict: Verdict,
-    pub(super) reason: Reason,
-    pub(super) message: String,
-    pub(super) fix: Option<String>,
+pub(crate) struct Fault {
+    pub(crate) verdict: Verdict,
+    pub(crate) reason: Reason,
+    pub(crate) message: String,
+    pub(crate) fix: Option<String>,
 }
 
 impl Fault {
     /// A value that its key cannot take; the route does without.
-    pub(super) fn value(message: impl Into<String>) -> Self {
+    pub(crate) fn value(message: impl Into<String>) -> Self {
         Self { verdict: Verdict::Degraded, reason: Reason::InvalidValue, message: message.into(), fix: None }
     }
 
-    pub(super) fn reason(mut self, reason: Reason) -> Self {
+    pub(crate) fn reason(mut self, reason: Reason) -> Self {
         self.reason = reason;
         self
     }
 
-    pub(super) fn verdict(mut self, verdict: Verdict) -> Self {
+    pub(crate) fn verdict(mut self, verdict: Verdict) -> Self {
         self.verdict = verdict;
         self
     }
 
     /// What the value should be; the label or key is put in front of it.
-    pub(super) fn write(mut self, value: impl Into<String>) -> Self {
+    pub(crate) fn write(mut self, value: impl Into<String>) -> Self {
         self.fix = Some(value.into());
         self
     }

@@ -1,6 +1,6 @@
 //! Values: each setting's text parsed into its type, or why it cannot be.
 
-use interlock_crds::ReadinessMode;
+use interlock_crds::{HaproxySpec, Period, ReadinessMode};
 
 use super::keys::LONGEST_SLIP;
 use super::said::Fault;
@@ -32,12 +32,12 @@ pub(super) fn port(text: &str) -> Result<Port, Fault> {
 }
 
 /// A path prefix.
-pub(super) fn path(text: &str) -> Result<PathPrefix, Fault> {
+pub(crate) fn path(text: &str) -> Result<PathPrefix, Fault> {
     text.parse().map_err(|error: NameError| refused(Reason::InvalidPath, &error).write("/app"))
 }
 
 /// A full host name or a wildcard.
-pub(super) fn host(text: &str) -> Result<HostPattern, Fault> {
+pub(crate) fn host(text: &str) -> Result<HostPattern, Fault> {
     text.parse().map_err(|error: NameError| {
         let bare = text.split_once("://").map_or(text, |(_, rest)| rest);
         let bare = bare.split(['/', ':', '?']).next().unwrap_or_default();
@@ -47,7 +47,7 @@ pub(super) fn host(text: &str) -> Result<HostPattern, Fault> {
 }
 
 /// A network's name, as Docker takes it.
-pub(super) fn network(text: &str) -> Result<String, Fault> {
+pub(crate) fn network(text: &str) -> Result<String, Fault> {
     let good = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
     let bytes = text.as_bytes();
     if bytes.first().is_some_and(u8::is_ascii_alphanumeric)
@@ -62,7 +62,7 @@ pub(super) fn network(text: &str) -> Result<String, Fault> {
 }
 
 /// A certificate's or a key's file name.
-pub(super) fn certificate(text: &str) -> Result<CertificateName, Fault> {
+pub(crate) fn certificate(text: &str) -> Result<CertificateName, Fault> {
     text.parse().map_err(|error: NameError| {
         let base = text.rsplit('/').next().and_then(|base| base.parse::<CertificateName>().ok());
         let fix = base.map_or_else(|| "shop.example.com.pem".to_owned(), String::from);
@@ -114,6 +114,17 @@ pub(super) fn interval(text: &str) -> Result<u64, Fault> {
     Err(Fault::value(message).write(fix.unwrap_or(5000).to_string()))
 }
 
+/// How long an endpoint that has just become ready gets less than its share: at most an hour.
+pub(crate) fn slow_start(text: &str) -> Result<Period, Fault> {
+    match text.parse::<Period>() {
+        Ok(period) if period <= HaproxySpec::SLOW_START_MOST => Ok(period),
+        Ok(_) => {
+            Err(Fault::value("it is longer than an hour; the cluster's `slowStart` is used").write("30s"))
+        }
+        Err(error) => Err(Fault::value(format!("{error}; the cluster's `slowStart` is used")).write("30s")),
+    }
+}
+
 /// How requests are spread, and what is to be told although it is taken.
 pub(super) fn balance(text: &str) -> Result<(Balance, Option<Fault>), Fault> {
     const KNOWN: [&str; 7] = ["roundrobin", "static-rr", "leastconn", "source", "random", "uri", "first"];
@@ -146,7 +157,7 @@ pub(super) fn balance(text: &str) -> Result<(Balance, Option<Fault>), Fault> {
 }
 
 /// A path with long-lived connections.
-pub(super) fn websocket(text: &str) -> Result<PathPrefix, Fault> {
+pub(crate) fn websocket(text: &str) -> Result<PathPrefix, Fault> {
     if let Some((scheme, rest)) = text.split_once("://") {
         let path = rest.find('/').map_or("/", |at| rest.get(at..).unwrap_or("/"));
         let path = path.parse::<PathPrefix>().map_or_else(|_| "/ws".to_owned(), String::from);
@@ -158,7 +169,7 @@ pub(super) fn websocket(text: &str) -> Result<PathPrefix, Fault> {
 }
 
 /// A HAProxy option from the allowlist.
-pub(super) fn option(text: &str) -> Result<HaproxyOption, Fault> {
+pub(crate) fn option(text: &str) -> Result<HaproxyOption, Fault> {
     text.parse().map_err(|error: OptionError| {
         let fault = Fault::value(error.to_string());
         match error {

@@ -82,6 +82,37 @@ pub struct Container {
     pub read_only: bool,
 }
 
+impl Container {
+    /// What stands for somebody of whom no engine knows: it always runs, and nothing more is known of it.
+    pub(crate) fn stand_in(id: ContainerId, name: &str) -> Self {
+        Self {
+            id,
+            name: name.to_owned(),
+            image: String::new(),
+            created: Timestamp::default(),
+            started: Timestamp::default(),
+            state: ContainerState::Running,
+            health: Health::None,
+            hostname: String::new(),
+            domainname: String::new(),
+            labels: BTreeMap::new(),
+            image_labels: BTreeMap::new(),
+            data: None,
+            image_data: None,
+            host_network: false,
+            network_of: None,
+            networks: BTreeMap::new(),
+            published: Vec::new(),
+            exposed: BTreeSet::new(),
+            stop_signal: String::new(),
+            exit_code: None,
+            stopped_by_request: false,
+            mounts: BTreeSet::new(),
+            read_only: false,
+        }
+    }
+}
+
 /// Docker's container states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

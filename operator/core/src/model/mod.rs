@@ -3,13 +3,15 @@
 mod container;
 mod names;
 mod observed;
+mod shared;
 
 pub use container::{Attachment, Container, ContainerState, Health, PublishedPort};
 pub use names::{
-    CertificateName, ClusterName, ContainerId, Digest, EngineId, HostPattern, Hostname, NameError, Owner,
-    PathPrefix, Port, RouteName, ServerName, TargetId, UpstreamAddr,
+    CertificateName, ClusterName, ContainerId, Digest, DocumentId, EngineId, HostPattern, Hostname,
+    IDENTITY_HOST, NameError, Owner, PathPrefix, Port, RouteName, ServerName, TargetId, UpstreamAddr,
 };
 pub use observed::{
-    AgentView, CertificateView, EngineView, Freshness, Observed, ProbeKey, ProbeResult, Quarantined,
-    Readiness, Timestamp,
+    AgentView, CertificateView, Departed, EngineView, Freshness, Observed, ProbeKey, ProbeResult, Quarantine,
+    Readiness, Standing, Standings, Timestamp,
 };
+pub use shared::Shared;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
@@ -29,9 +30,10 @@ impl NameError {
 macro_rules! text_newtype {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+        #[serde(try_from = "String")]
+        // Names are repeated in every snapshot, plan and bundle: a copy is a count, not an allocation.
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// The text, already validated.
@@ -46,9 +48,21 @@ macro_rules! text_newtype {
             }
         }
 
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_tuple(stringify!($name)).field(&&*self.0).finish()
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
+            }
+        }
+
         impl From<$name> for String {
             fn from(name: $name) -> Self {
-                name.0
+                (*name.0).to_owned()
             }
         }
 
@@ -93,9 +107,15 @@ impl FromStr for Hostname {
                 return err("only letters, digits, `-` and `.` are allowed");
             }
         }
-        Ok(Self(name))
+        if name == IDENTITY_HOST {
+            return err("Interlock asks its proxies for their configuration's digest under this name");
+        }
+        Ok(Self(name.into()))
     }
 }
+
+/// The host under which an agent asks nginx for its digest; RFC 6761 keeps it from ever being anyone's.
+pub const IDENTITY_HOST: &str = "interlock.invalid";
 
 /// Which hosts a route answers for. Exact names come before wildcards, longer wildcards before shorter.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -172,7 +192,7 @@ impl FromStr for PathPrefix {
         let err = |why| Err(NameError::new("path", text, why));
         let trimmed = text.trim_matches('/');
         if trimmed.is_empty() {
-            return Ok(Self("/".to_owned()));
+            return Ok(Self("/".into()));
         }
         if trimmed.len() > 1024 {
             return err("it is longer than 1024 characters");
@@ -188,19 +208,19 @@ impl FromStr for PathPrefix {
                 return err("only letters, digits and `-._~!@+,:=` are allowed between slashes");
             }
         }
-        Ok(Self(format!("/{trimmed}")))
+        Ok(Self(format!("/{trimmed}").into()))
     }
 }
 
 impl PathPrefix {
     /// The prefix that covers everything.
     pub fn root() -> Self {
-        Self("/".to_owned())
+        Self("/".into())
     }
 
     /// Whether this is `/`.
     pub fn is_root(&self) -> bool {
-        self.0 == "/"
+        &*self.0 == "/"
     }
 
     /// Whether a (normalised) request path falls under this prefix, on a segment boundary.
@@ -323,7 +343,7 @@ macro_rules! identifier_newtype {
         impl FromStr for $name {
             type Err = NameError;
             fn from_str(text: &str) -> Result<Self, NameError> {
-                identifier($what, text, $extra).map(Self)
+                identifier($what, text, $extra).map(|name| Self(name.into()))
             }
         }
     };
@@ -358,7 +378,64 @@ identifier_newtype! {
     CertificateName, "certificate name", b"-._*@+"
 }
 
+impl EngineId {
+    /// The engine of whom no engine knows; none that is configured can have this name.
+    pub(crate) fn nowhere() -> Self {
+        Self("(declared)".into())
+    }
+}
+
+text_newtype! {
+    /// A document's namespace and name: `shop/web`.
+    DocumentId
+}
+
+impl FromStr for DocumentId {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let (namespace, name) = text.split_once('/').unwrap_or(("", text));
+        Self::new(namespace, name)
+    }
+}
+
+impl DocumentId {
+    /// The id of a document; both parts as Kubernetes names things.
+    pub fn new(namespace: &str, name: &str) -> Result<Self, NameError> {
+        let fits = |text: &str, most: usize, dots: bool| {
+            let edge = |byte: Option<&u8>| byte.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+            let bytes = text.as_bytes();
+            let good = |b: &u8| edge(Some(b)) || *b == b'-' || (dots && *b == b'.');
+            edge(bytes.first()) && edge(bytes.last()) && bytes.len() <= most && bytes.iter().all(good)
+        };
+        if !fits(namespace, 63, false) {
+            let why = "it is 1 to 63 lower-case letters, digits and `-`, and begins and ends with none of the latter";
+            return Err(NameError::new("namespace", namespace, why));
+        }
+        if !fits(name, 253, true) {
+            let why = "it is 1 to 253 lower-case letters, digits, `-` and `.`, and begins and ends with none of the \
+                       latter";
+            return Err(NameError::new("document name", name, why));
+        }
+        Ok(Self(format!("{namespace}/{name}").into()))
+    }
+
+    /// The part before the slash.
+    pub fn namespace(&self) -> &str {
+        self.0.split_once('/').map_or("", |(namespace, _)| namespace)
+    }
+
+    /// The part behind it.
+    pub fn name(&self) -> &str {
+        self.0.split_once('/').map_or("", |(_, name)| name)
+    }
+}
+
 impl ContainerId {
+    /// An id of whom no engine knows.
+    pub(crate) fn of(digest: &Digest) -> Self {
+        Self(digest.as_str().into())
+    }
+
     /// The twelve characters that `docker ps` shows.
     pub fn short(&self) -> &str {
         self.0.get(..12).unwrap_or(&self.0)
@@ -376,7 +453,7 @@ impl FromStr for Owner {
         if text.is_empty() || text.len() > Self::MOST || !text.chars().all(Self::takes) {
             return Err(NameError::new("owner", text, "it must be 1 to 256 printable ASCII characters"));
         }
-        Ok(Self(text.to_owned()))
+        Ok(Self(text.into()))
     }
 }
 
@@ -392,7 +469,7 @@ impl Owner {
     /// Any text as an owner: characters that an owner cannot have and what is too long are dropped.
     pub fn lossy(text: &str) -> Self {
         let kept: String = text.chars().filter(|c| Self::takes(*c)).take(Self::MOST).collect();
-        if kept.is_empty() { Self("-".to_owned()) } else { Self(kept) }
+        if kept.is_empty() { Self("-".into()) } else { Self(kept.into()) }
     }
 }
 
@@ -408,14 +485,14 @@ impl FromStr for Digest {
         if text.len() != 32 || !hex {
             return Err(NameError::new("digest", text, "it must be 32 lower-case hex digits"));
         }
-        Ok(Self(text.to_owned()))
+        Ok(Self(text.into()))
     }
 }
 
 impl Digest {
     /// The digest of a sequence of parts; part boundaries count.
     pub fn of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
-        use std::fmt::Write as _;
+        const HEX: &[u8; 16] = b"0123456789abcdef";
         let mut hasher = sha2::Sha256::new();
         for part in parts {
             hasher.update((part.len() as u64).to_le_bytes());
@@ -423,8 +500,9 @@ impl Digest {
         }
         let mut hex = String::with_capacity(32);
         for byte in hasher.finalize().iter().take(16) {
-            let _ = write!(hex, "{byte:02x}");
+            hex.push(char::from(HEX[usize::from(byte >> 4)]));
+            hex.push(char::from(HEX[usize::from(byte & 15)]));
         }
-        Self(hex)
+        Self(hex.into())
     }
 }

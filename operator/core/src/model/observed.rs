@@ -5,8 +5,11 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{CertificateName, ClusterName, Container, ContainerId, Digest, EngineId, HostPattern, TargetId};
+use super::{
+    CertificateName, ClusterName, Container, ContainerId, Digest, EngineId, HostPattern, Shared, TargetId,
+};
 use crate::bundle::Receipt;
+use crate::declared::Declared;
 use crate::plan::Abilities;
 
 /// Milliseconds since the Unix epoch.
@@ -27,6 +30,9 @@ pub struct Observed {
     /// What each engine said.
     #[serde(default)]
     pub engines: BTreeMap<EngineId, EngineView>,
+    /// What documents ask for.
+    #[serde(default, skip_serializing_if = "nothing_declared")]
+    pub declared: Shared<Declared>,
     /// The agent sockets found in the agents folder, by file stem.
     #[serde(default)]
     pub sockets: BTreeSet<TargetId>,
@@ -44,13 +50,13 @@ pub struct Observed {
     pub draining: BTreeSet<ContainerId>,
     /// The last probe result of each target's agent.
     #[serde(default)]
-    pub probes: BTreeMap<TargetId, BTreeMap<ProbeKey, ProbeResult>>,
+    pub probes: BTreeMap<TargetId, Shared<BTreeMap<ProbeKey, ProbeResult>>>,
     /// Containers whose Docker health was `healthy` at least once in this run of theirs.
     #[serde(default)]
     pub was_healthy: BTreeSet<ContainerId>,
-    /// Intents that a proxy's checker refused, by intent digest.
+    /// Intents that a proxy's checker refused.
     #[serde(default)]
-    pub quarantine: BTreeMap<Digest, Quarantined>,
+    pub quarantine: Quarantine,
     /// The certificates in each cluster's folder.
     #[serde(default)]
     pub certificates: BTreeMap<ClusterName, BTreeMap<CertificateName, CertificateView>>,
@@ -58,9 +64,16 @@ pub struct Observed {
     /// read; see [`Plan::stats`](crate::plan::Plan::stats).
     #[serde(default)]
     pub stats: BTreeMap<ClusterName, Digest>,
-    /// Who holds each claimed host and path (`sharing: owner`), as `host/path` to owner.
+    /// Who holds each claimed host and path (`sharing: owner`), as `cluster host/path` to owner.
     #[serde(default)]
-    pub ownership: BTreeMap<String, super::Owner>,
+    pub ownership: Shared<BTreeMap<String, super::Owner>>,
+    /// How endpoints have stood with each proxy until now: what was compiled last time.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub standings: BTreeMap<TargetId, Shared<Standings>>,
+}
+
+fn nothing_declared(declared: &Shared<Declared>) -> bool {
+    declared.is_empty()
 }
 
 /// One engine's containers and whether they can be believed.
@@ -76,8 +89,45 @@ pub struct EngineView {
     pub address: Option<IpAddr>,
     /// Its containers, running or not.
     #[serde(default)]
-    pub containers: BTreeMap<ContainerId, Container>,
+    pub containers: BTreeMap<ContainerId, Shared<Container>>,
+    /// Runs that ended lately, each as it was while it lasted; whoever was recreated or restarted may be among
+    /// the containers as well.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub departed: BTreeMap<ContainerId, Departed>,
 }
+
+/// A container's run that has ended, or its removal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Departed {
+    /// When that was noticed.
+    pub at: Timestamp,
+    /// The container as it last ran, and whether somebody told it to stop.
+    pub container: Shared<Container>,
+}
+
+/// How a route of one container has stood with one proxy: what holding and damping follow from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Standing {
+    /// The start of the run that it was last seen in.
+    pub started: Timestamp,
+    /// Whether it took requests in that run.
+    pub served: bool,
+    /// When the last run that took requests ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub left: Option<Timestamp>,
+    /// Since when it is ready without a break; none while it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ready: Option<Timestamp>,
+    /// How often it fell by itself while it took requests, without a stable time in between.
+    pub falls: u32,
+    /// When it last did.
+    pub fell: Timestamp,
+}
+
+/// The standings with one proxy, by container and then by route (`host/path`).
+pub type Standings = BTreeMap<ContainerId, BTreeMap<String, Standing>>;
 
 /// How far a view can be believed. A failed list makes a view stale, never empty.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,7 +164,7 @@ pub struct AgentView {
     pub addresses: BTreeSet<IpAddr>,
     /// What its proxy runs, read back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub receipt: Option<Receipt>,
+    pub receipt: Option<Shared<Receipt>>,
 }
 
 /// Identifies one thing to probe: a change of address, port, kind or container run is a new key.
@@ -124,7 +174,7 @@ pub struct ProbeKey(pub Digest);
 
 /// What the agent last found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct ProbeResult {
     /// Whether it passes now.
     pub passing: bool,
@@ -160,15 +210,9 @@ pub enum Readiness {
     Draining,
 }
 
-/// An intent that a checker refused, kept out until it, the proxy or the template changes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Quarantined {
-    /// The abilities it was refused under.
-    pub abilities: Abilities,
-    /// The checker's words.
-    pub reason: String,
-}
+/// Intents that checkers refused, by their digest: under which abilities, and the checker's words. Several kinds of
+/// proxy may refuse one intent. It is kept out until it or the proxy changes.
+pub type Quarantine = BTreeMap<Digest, BTreeMap<Abilities, String>>;
 
 /// A certificate file of a cluster's folder, as its watcher parsed it. Never the key itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

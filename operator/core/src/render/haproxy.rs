@@ -1,5 +1,5 @@
 //! Renders HAProxy's side: one frontend whose every decision is a look-up in a map, and a backend of
-//! server slots for each backend of the plan. A host, path or endpoint more is an entry more.
+//! server slots for each seat of the assignment. A host, path or endpoint more is an entry more.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,15 +7,15 @@ use interlock_crds::{Period, ProxyKind, ServiceClusterSpec};
 use serde::Serialize;
 
 use super::{RenderError, Templates};
-use crate::assign::Assignment;
-use crate::bundle::{Bundle, Fragment, Live, SecretRef, ServerLines};
-use crate::model::{Digest, HostPattern};
-use crate::plan::{Abilities, Backend, Balance, Plan, PlanCertificate, Route, UpstreamTls};
+use crate::assign::{Assignment, Seat};
+use crate::bundle::{
+    Bundle, CERTIFICATES, CertificateLines, Fragment, Live, Presented, SEATS, SPARE, SecretRef, ServerLines,
+};
+use crate::model::{Digest, HostPattern, Shared};
+use crate::plan::{Abilities, BackendId, Balance, Plan, Route, Shape, UpstreamTls};
 
 /// The proxy's main file.
 const CONFIG: &str = "haproxy.cfg";
-/// The list of certificates and the names that they answer for.
-const CERTIFICATES: &str = "certificates.list";
 
 /// The embedded templates by name.
 pub(super) const TEMPLATES: &[(&str, &str)] = &[
@@ -24,19 +24,19 @@ pub(super) const TEMPLATES: &[(&str, &str)] = &[
     ("haproxy/defaults.j2", include_str!("../../../../templates/haproxy/defaults.j2")),
     ("haproxy/frontend.j2", include_str!("../../../../templates/haproxy/frontend.j2")),
     ("haproxy/stats.j2", include_str!("../../../../templates/haproxy/stats.j2")),
+    ("haproxy/held.j2", include_str!("../../../../templates/haproxy/held.j2")),
     ("haproxy/backend.j2", include_str!("../../../../templates/haproxy/backend.j2")),
     ("haproxy/certificates.j2", include_str!("../../../../templates/haproxy/certificates.j2")),
-    ("haproxy/certificate.j2", include_str!("../../../../templates/haproxy/certificate.j2")),
 ];
 
 /// HAProxy's largest span of time in milliseconds (about 24.8 days; management of timers is 32 bit).
 const LONGEST: u64 = 2_147_483_646;
 /// Labels of a host that are looked at for wildcards, unless a wildcard of the plan is longer.
-const LABELS: usize = 6;
+pub(super) const LABELS: usize = 6;
 /// Segments of a prefix that can be stripped, unless a prefix of the plan is longer.
-const DEPTH: usize = 4;
-/// Names on one line of the certificate list; HAProxy takes at most 2047.
-const NAMES: usize = 100;
+pub(super) const DEPTH: usize = 4;
+/// How often a connection that was refused is tried again, at least.
+const RETRIES: u64 = 3;
 
 /// TLS 1.2 ciphers with forward secrecy and authenticated encryption (Mozilla, "intermediate").
 const CIPHERS: &str = "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:\
@@ -67,18 +67,27 @@ pub(super) fn render(
         fragments.push(base("stats", templates.fill("haproxy/stats.j2", File { file: &file })?));
         secrets.push(SecretRef { file, digest: digest.clone() });
     }
-    for backend in &plan.backends {
-        fragments.push(backend_fragment(plan, backend, templates)?);
+    if holds(plan) {
+        fragments.push(base("held", templates.fill("haproxy/held.j2", Nothing {})?));
+    }
+    let spare = |name: &str| name.starts_with(SPARE);
+    let named = assignment.seats.iter().filter(|(name, _)| !spare(name));
+    for (name, seat) in named.chain(assignment.seats.iter().filter(|(name, _)| spare(name))) {
+        fragments.push(seat_fragment(plan, name, seat, templates)?);
     }
     if https(plan).is_some() {
         fragments.extend(certificate_fragments(plan, templates)?);
     }
-    let live = Live { servers: assignment.servers.clone(), maps: maps(plan) };
-    Ok(Bundle::new(plan.target.clone(), plan.cluster.clone(), ProxyKind::Haproxy, fragments, live, secrets))
+    let servers = assignment.seats.iter().map(|(name, seat)| (name.clone(), seat.slots.clone())).collect();
+    let certificates = https(plan).map(|_| presented(plan)).unwrap_or_default();
+    let live = Live { servers, maps: maps(plan, &assignment.places()), certificates };
+    let (target, cluster) = (plan.target.clone(), plan.cluster.clone());
+    let rest = millis(plan.settings.timeouts.response);
+    Ok(Bundle::new(target, cluster, ProxyKind::Haproxy, fragments, live, secrets).with_rest(rest))
 }
 
 fn fragment(file: &str, name: &str, text: String, intents: Vec<Digest>) -> Fragment {
-    Fragment { file: file.to_owned(), name: name.to_owned(), text, servers: None, intents }
+    Fragment { file: file.to_owned(), name: name.to_owned(), text, intents, ..Fragment::default() }
 }
 
 fn pem(digest: &Digest) -> String {
@@ -92,12 +101,22 @@ fn https(plan: &Plan) -> Option<u16> {
     Some(listeners.https).filter(|port| wanted && *port != 0)
 }
 
-/// One backend: everything but its servers, which are the live part.
-fn backend_fragment(plan: &Plan, backend: &Backend, templates: &Templates) -> Result<Fragment, RenderError> {
-    let name = backend.id.config_name();
+/// Whether requests of a route whose last endpoint has left wait for the next one.
+fn holds(plan: &Plan) -> bool {
+    plan.settings.hold.as_millis() > 0
+}
+
+/// One declared backend: everything but its servers, which are the live part.
+fn seat_fragment(
+    plan: &Plan,
+    name: &str,
+    seat: &Seat,
+    templates: &Templates,
+) -> Result<Fragment, RenderError> {
+    let Shape { balance, options, tls, slow_start } = &seat.shape;
     let view = BackendView {
-        name: &name,
-        balance: match backend.balance {
+        name,
+        balance: match balance {
             Balance::RoundRobin => "roundrobin",
             Balance::LeastConn => "leastconn",
             Balance::ClientAddress => "source",
@@ -105,18 +124,22 @@ fn backend_fragment(plan: &Plan, backend: &Backend, templates: &Templates) -> Re
             Balance::Uri => "uri",
             Balance::First => "first",
         },
-        consistent: matches!(backend.balance, Balance::ClientAddress | Balance::Uri),
-        options: backend.options.iter().map(crate::plan::HaproxyOption::as_str).collect(),
+        consistent: matches!(balance, Balance::ClientAddress | Balance::Uri),
+        options: options.iter().map(crate::plan::HaproxyOption::as_str).collect(),
         tunnel: millis(plan.settings.timeouts.tunnel),
+        hold_max: holds(plan).then_some(plan.settings.hold_max),
     };
-    let parameters = match backend.tls {
+    let tls = match tls {
         None => "",
         Some(UpstreamTls { verify: false }) => " ssl verify none sni var(txn.host)",
         Some(UpstreamTls { verify: true }) => " ssl verify required ca-file @system-ca sni var(txn.host)",
     };
+    // Not at boot: then everybody begins at once.
+    let slow_start = slow_start.map(|period| format!(" slowstart {}ms", millis(period))).unwrap_or_default();
     let text = templates.fill("haproxy/backend.j2", view)?;
-    let mut fragment = fragment(CONFIG, &format!("backend {name}"), text, backend.intents.clone());
-    fragment.servers = Some(ServerLines { backend: name, parameters: parameters.to_owned() });
+    let mut fragment = fragment(CONFIG, &format!("backend {name}"), text, seat.intents.clone());
+    let (backend, parameters, shape) = (name.to_owned(), format!("{tls}{slow_start}"), seat.shape.clone());
+    fragment.servers = Some(ServerLines { backend, parameters, shape });
     Ok(fragment)
 }
 
@@ -124,86 +147,95 @@ fn backend_fragment(plan: &Plan, backend: &Backend, templates: &Templates) -> Re
 fn certificate_fragments(plan: &Plan, templates: &Templates) -> Result<Vec<Fragment>, RenderError> {
     let head = templates.fill("haproxy/certificates.j2", Nothing {})?;
     let mut fragments = vec![fragment(CERTIFICATES, "certificates", head, Vec::new())];
-    let line = |certificate: &PlanCertificate, names: Vec<String>| {
-        templates.fill("haproxy/certificate.j2", Line { file: &pem(&certificate.digest), names })
+    let lines = |name: &str, digest: &Digest, default: bool, intents: Vec<Digest>| {
+        let certificate = Some(CertificateLines { file: pem(digest), default });
+        Fragment { certificate, ..fragment(CERTIFICATES, name, String::new(), intents) }
     };
-    let mut lines = Vec::new();
-    for (name, certificate) in &plan.certificates {
-        if certificate.default {
-            // `!*`: for no name of its own, only where nothing else fits.
-            let text = line(certificate, vec!["!*".to_owned()])?;
-            fragments.push(fragment(CERTIFICATES, "default certificate", text, Vec::new()));
-        }
-        if certificate.hosts.is_empty() {
-            continue;
-        }
-        let mut text = String::new();
-        for hosts in certificate.hosts.chunks(NAMES) {
-            text.push_str(&line(certificate, hosts.iter().map(ToString::to_string).collect())?);
-        }
-        let serves = |route: &&Route| route.certificate.as_ref() == Some(name);
+    let default = plan.certificates.values().find(|certificate| certificate.default);
+    fragments.extend(default.map(|it| lines("default certificate", &it.digest, true, Vec::new())));
+    // One file under two names is one certificate.
+    let mut files: BTreeMap<&Digest, (String, BTreeSet<&Digest>)> = BTreeMap::new();
+    for (name, certificate) in plan.certificates.iter().filter(|(_, it)| !it.hosts.is_empty()) {
+        let serves = |route: &&Shared<Route>| route.certificate.as_ref() == Some(name);
         let backends: BTreeSet<_> = plan.routes.iter().filter(serves).map(|route| &route.backend).collect();
-        let intents: BTreeSet<&Digest> = plan
-            .backends
-            .iter()
-            .filter(|backend| backends.contains(&backend.id))
-            .flat_map(|backend| &backend.intents)
-            .collect();
-        let intents = intents.into_iter().cloned().collect();
-        lines.push(fragment(CERTIFICATES, &format!("certificate {name}"), text, intents));
+        let intents = plan.backends.iter().filter(|backend| backends.contains(&backend.id));
+        let (_, known) = files
+            .entry(&certificate.digest)
+            .or_insert_with(|| (format!("certificate {name}"), BTreeSet::new()));
+        known.extend(intents.flat_map(|backend| &backend.intents));
     }
-    fragments.extend(lines);
+    let mut named: Vec<Fragment> = files
+        .into_iter()
+        .map(|(digest, (name, intents))| lines(&name, digest, false, intents.into_iter().cloned().collect()))
+        .collect();
+    named.sort_by(|a, b| a.name.cmp(&b.name));
+    fragments.extend(named);
     Ok(fragments)
 }
 
+/// Who is presented which certificate, by file.
+fn presented(plan: &Plan) -> BTreeMap<String, Presented> {
+    let mut files: BTreeMap<String, Presented> = BTreeMap::new();
+    for certificate in plan.certificates.values() {
+        let file = files.entry(pem(&certificate.digest)).or_default();
+        file.names.extend(certificate.hosts.iter().cloned());
+        file.default |= certificate.default;
+    }
+    files
+}
+
+/// The maps that a route may have entries in.
+const MAPS: [&str; 8] = [
+    SEATS,
+    "depths.map",
+    "hosts.map",
+    "https.map",
+    "rewrites.map",
+    "routes.map",
+    "streams.map",
+    "wildcards.map",
+];
+
 /// The look-ups. A route is known by its label (`shop.example.com/app`); what only some routes have
 /// stands in maps of its own, so that all others share one shape.
-fn maps(plan: &Plan) -> BTreeMap<String, BTreeMap<String, String>> {
-    let mut hosts = BTreeMap::new();
-    let mut wildcards = BTreeMap::new();
-    let mut routes = BTreeMap::new();
-    let mut backends = BTreeMap::new();
-    let mut https = BTreeMap::new();
-    let mut rewrites = BTreeMap::new();
-    let mut depths = BTreeMap::new();
-    let mut streams = BTreeMap::new();
+fn maps(plan: &Plan, places: &BTreeMap<&BackendId, &str>) -> BTreeMap<String, BTreeMap<String, String>> {
+    // Lists at first: a map that is made of a whole list is made far quicker than one entry after the other.
+    let mut maps: BTreeMap<&str, Vec<(String, String)>> = MAPS.map(|name| (name, Vec::new())).into();
     for route in &plan.routes {
-        let (site, label) = (route.host.to_string(), route.label());
-        match &route.host {
-            HostPattern::Exact(_) => hosts.insert(site.clone(), site.clone()),
-            // `*.example.com` is found by `com.example.` and at least one label more.
-            HostPattern::Wildcard(suffix) => {
-                let labels: Vec<&str> = suffix.as_str().rsplit('.').collect();
-                wildcards.insert(format!("{}.", labels.join(".")), site.clone())
-            }
-        };
-        routes.insert(key(&site, route.path.as_str()), label.clone());
-        backends.insert(label.clone(), route.backend.config_name());
-        if route.https_only {
-            https.insert(label.clone(), "1".to_owned());
-        }
-        // Stripping `/` changes nothing.
-        if route.rewrite && !route.path.is_root() {
-            rewrites.insert(label.clone(), route.path.to_string());
-            depths.insert(label.clone(), depth(route).to_string());
-        }
-        for path in &route.websocket {
-            streams.insert(key(&site, path.as_str()), label.clone());
+        for (name, key, value) in lookups(route, places.get(&route.backend).copied()) {
+            maps.entry(name).or_default().push((key, value));
         }
     }
-    [
-        ("backends.map", backends),
-        ("depths.map", depths),
-        ("hosts.map", hosts),
-        ("https.map", https),
-        ("rewrites.map", rewrites),
-        ("routes.map", routes),
-        ("streams.map", streams),
-        ("wildcards.map", wildcards),
-    ]
-    .into_iter()
-    .map(|(name, map)| (name.to_owned(), map))
-    .collect()
+    maps.into_iter().map(|(name, entries)| (name.to_owned(), entries.into_iter().collect())).collect()
+}
+
+/// A route's entries: map, key and value.
+pub(super) fn lookups(route: &Route, place: Option<&str>) -> Vec<(&'static str, String, String)> {
+    let (site, label) = (route.host.to_string(), route.label());
+    let mut entries = Vec::with_capacity(4);
+    match &route.host {
+        HostPattern::Exact(_) => entries.push(("hosts.map", site.clone(), site.clone())),
+        // `*.example.com` is found by `com.example.` and at least one label more.
+        HostPattern::Wildcard(suffix) => {
+            let labels: Vec<&str> = suffix.as_str().rsplit('.').collect();
+            entries.push(("wildcards.map", format!("{}.", labels.join(".")), site.clone()));
+        }
+    }
+    entries.push(("routes.map", key(&site, route.path.as_str()), label.clone()));
+    if let Some(place) = place {
+        entries.push((SEATS, label.clone(), place.to_owned()));
+    }
+    if route.https_only {
+        entries.push(("https.map", label.clone(), "1".to_owned()));
+    }
+    // Stripping `/` changes nothing.
+    if route.rewrite && !route.path.is_root() {
+        entries.push(("rewrites.map", label.clone(), route.path.to_string()));
+        entries.push(("depths.map", label.clone(), depth(route).to_string()));
+    }
+    entries
+        .extend(route.websocket.iter().map(|path| ("streams.map", key(&site, path.as_str()), label.clone())));
+    entries
 }
 
 /// A prefix as the look-up has it: with a slash behind it, so that `/app` never takes `/apple`.
@@ -212,8 +244,16 @@ fn key(site: &str, path: &str) -> String {
 }
 
 /// How many segments a route's path has.
-fn depth(route: &Route) -> usize {
+pub(super) fn depth(route: &Route) -> usize {
     route.path.as_str().split('/').filter(|segment| !segment.is_empty()).count()
+}
+
+/// How many labels of a host are looked at for a route.
+pub(super) fn labels(route: &Route) -> usize {
+    match &route.host {
+        HostPattern::Exact(_) => 0,
+        HostPattern::Wildcard(suffix) => suffix.as_str().split('.').count() + 1,
+    }
 }
 
 /// A span of time as HAProxy takes it: at least one millisecond, since 0 would mean for ever.
@@ -230,18 +270,13 @@ struct File<'a> {
 }
 
 #[derive(Serialize)]
-struct Line<'a> {
-    file: &'a str,
-    names: Vec<String>,
-}
-
-#[derive(Serialize)]
 struct BackendView<'a> {
     name: &'a str,
     balance: &'static str,
     consistent: bool,
     options: Vec<&'a str>,
     tunnel: u64,
+    hold_max: Option<u32>,
 }
 
 #[derive(Serialize)]
@@ -268,6 +303,7 @@ struct Defaults {
     keep_alive: u64,
     response: u64,
     tunnel: u64,
+    retries: u64,
 }
 
 impl Defaults {
@@ -279,6 +315,8 @@ impl Defaults {
             keep_alive: millis(timeouts.keep_alive),
             response: millis(timeouts.response),
             tunnel: millis(timeouts.tunnel),
+            // While it is held a request is tried once a second.
+            retries: settings.hold.as_millis().div_ceil(1000).max(RETRIES),
         }
     }
 }
@@ -286,6 +324,7 @@ impl Defaults {
 #[derive(Serialize)]
 struct Frontend {
     http: Option<u16>,
+    ipv6: bool,
     https: Option<u16>,
     strict_sni: bool,
     trusted: Vec<String>,
@@ -301,15 +340,12 @@ struct Frontend {
 impl Frontend {
     fn of(plan: &Plan) -> Self {
         let settings = &plan.settings;
-        let longest = |route: &Route| match &route.host {
-            HostPattern::Exact(_) => 0,
-            HostPattern::Wildcard(suffix) => suffix.as_str().split('.').count() + 1,
-        };
-        let labels = plan.routes.iter().map(longest).max().unwrap_or(0).max(LABELS);
+        let labels = plan.routes.iter().map(|route| labels(route)).max().unwrap_or(0).max(LABELS);
         let rewritten = plan.routes.iter().filter(|route| route.rewrite);
-        let depths = rewritten.map(depth).max().unwrap_or(0).max(DEPTH);
+        let depths = rewritten.map(|route| depth(route)).max().unwrap_or(0).max(DEPTH);
         Self {
             http: Some(settings.listeners.http).filter(|port| *port != 0),
+            ipv6: settings.listeners.ipv6,
             https: https(plan),
             strict_sni: !plan.certificates.values().any(|certificate| certificate.default),
             trusted: settings.trusted_proxies.iter().map(ToString::to_string).collect(),

@@ -1,18 +1,19 @@
 //! Render: a Plan, an assignment and abilities to a Bundle. Equal input, equal bytes.
 
+mod again;
 mod haproxy;
 mod nginx;
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use interlock_crds::ProxyKind;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior};
 use serde::Serialize;
 
-use crate::assign::Assignment;
-use crate::bundle::Bundle;
+use crate::assign::{self, Assignment};
+use crate::bundle::{Bundle, Receipt};
 use crate::plan::{Abilities, Plan};
 
 /// Headers beside `X-Forwarded-For`, `-Proto`, `-Host` and `-Port` by which a client could pass for
@@ -47,6 +48,36 @@ pub enum RenderError {
 pub struct Templates {
     texts: Arc<BTreeMap<&'static str, String>>,
     environment: Environment<'static>,
+    filled: Filled,
+}
+
+/// What was filled with which values before: a thousand backends are not filled anew because one changed.
+/// Clones share it; equal values give equal text, with it or without.
+#[derive(Debug, Clone, Default)]
+struct Filled(Arc<Mutex<HashMap<Values, String>>>);
+
+/// A template's name, and what it was filled with as JSON.
+type Values = (&'static str, String);
+
+/// Texts that are remembered at most; beyond, all are forgotten.
+const REMEMBERED: usize = 20_000;
+
+impl Filled {
+    fn texts(&self) -> MutexGuard<'_, HashMap<Values, String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn get(&self, values: &Values) -> Option<String> {
+        self.texts().get(values).cloned()
+    }
+
+    fn keep(&self, values: Values, text: &str) {
+        let mut texts = self.texts();
+        if texts.len() >= REMEMBERED {
+            texts.clear();
+        }
+        texts.insert(values, text.to_owned());
+    }
 }
 
 impl Default for Templates {
@@ -99,7 +130,7 @@ impl Templates {
         );
         let shared = Arc::clone(&texts);
         environment.set_loader(move |name: &str| Ok(shared.get(name).cloned()));
-        Self { texts, environment }
+        Self { texts, environment, filled: Filled::default() }
     }
 
     fn get(&self, name: &str) -> Result<minijinja::Template<'_, '_>, RenderError> {
@@ -109,14 +140,61 @@ impl Templates {
     }
 
     /// The template `name` filled with `values`.
-    fn fill(&self, name: &str, values: impl Serialize) -> Result<String, RenderError> {
-        self.get(name)?
+    fn fill(&self, name: &'static str, values: impl Serialize) -> Result<String, RenderError> {
+        let key = serde_json::to_string(&values).ok().map(|json| (name, json));
+        if let Some(text) = key.as_ref().and_then(|key| self.filled.get(key)) {
+            return Ok(text);
+        }
+        let text = self
+            .get(name)?
             .render(minijinja::value::Serde(values))
-            .map_err(|source| RenderError::Template { name: name.to_owned(), source })
+            .map_err(|source| RenderError::Template { name: name.to_owned(), source })?;
+        if let Some(key) = key {
+            self.filled.keep(key, &text);
+        }
+        Ok(text)
     }
 }
 
-/// Renders what makes a proxy with these abilities serve the plan.
+/// What makes a proxy with these abilities serve the plan, from where it stands: without a reload if what it
+/// runs has room for the plan, else with everything in its place and spares for those who come after.
+pub fn bundle(
+    plan: &Plan,
+    last: Option<&Receipt>,
+    abilities: Abilities,
+    templates: &Templates,
+) -> Result<Bundle, RenderError> {
+    bundle_after(None, plan, last, abilities, templates)
+}
+
+/// The same, with a plan and its bundle for the same abilities and templates; the answer does not depend on them.
+pub fn bundle_after(
+    known: Option<(&Plan, &Bundle)>,
+    plan: &Plan,
+    last: Option<&Receipt>,
+    abilities: Abilities,
+    templates: &Templates,
+) -> Result<Bundle, RenderError> {
+    if abilities.proxy == ProxyKind::Nginx {
+        return render(plan, &Assignment::default(), abilities, templates);
+    }
+    if let (Some(known), Some(last)) = (known, last)
+        && let Some(bundle) = again::bundle(known, last, plan)
+    {
+        return Ok(bundle);
+    }
+    if let Some(last) = last
+        && let Some(kept) = assign::keep(plan, last)
+    {
+        let bundle = render(plan, &kept, abilities, templates)?;
+        if bundle.static_digest == last.static_digest {
+            return Ok(bundle);
+        }
+    }
+    render(plan, &assign::afresh(plan, last), abilities, templates)
+}
+
+/// Renders a plan in an assignment; nginx has none.
 pub fn render(
     plan: &Plan,
     assignment: &Assignment,

@@ -11,7 +11,7 @@ use self::base::{Http, Identity, Listens, Main};
 use self::host::{Server, Upstream};
 use super::{RenderError, Templates};
 use crate::bundle::{Bundle, Fragment, Live, SecretRef};
-use crate::model::{Digest, HostPattern, Port};
+use crate::model::{Digest, HostPattern, Port, Shared};
 use crate::plan::{Abilities, Backend, BackendId, Plan, Route};
 
 /// The embedded templates by name.
@@ -45,12 +45,12 @@ pub(super) fn render(
                 file: FILE.to_owned(),
                 name: format!("backend {}", backend.id),
                 text: templates.fill("nginx/backend.j2", view)?,
-                servers: None,
                 intents: backend.intents.clone(),
+                ..Fragment::default()
             });
         }
     }
-    let backends: BTreeMap<&BackendId, &Backend> = plan.backends.iter().map(|b| (&b.id, b)).collect();
+    let backends: BTreeMap<&BackendId, &Backend> = plan.backends.iter().map(|b| (&b.id, &**b)).collect();
     for (host, routes) in by_host(&plan.routes) {
         let intents: BTreeSet<Digest> = routes
             .iter()
@@ -61,8 +61,8 @@ pub(super) fn render(
             file: FILE.to_owned(),
             name: format!("host {host}"),
             text: templates.fill("nginx/host.j2", Server::of(plan, host, &routes, &backends, &listens))?,
-            servers: None,
             intents: intents.into_iter().collect(),
+            ..Fragment::default()
         });
     }
     fragments.push(base("end", templates.fill("nginx/end.j2", ())?));
@@ -87,10 +87,10 @@ pub(super) fn render(
 
 /// A fragment that every configuration has: no route is to blame for it.
 fn base(name: &str, text: String) -> Fragment {
-    Fragment { file: FILE.to_owned(), name: name.to_owned(), text, servers: None, intents: Vec::new() }
+    Fragment { file: FILE.to_owned(), name: name.to_owned(), text, ..Fragment::default() }
 }
 
-fn by_host(routes: &[Route]) -> BTreeMap<&HostPattern, Vec<&Route>> {
+fn by_host(routes: &[Shared<Route>]) -> BTreeMap<&HostPattern, Vec<&Route>> {
     let mut hosts: BTreeMap<&HostPattern, Vec<&Route>> = BTreeMap::new();
     for route in routes {
         hosts.entry(&route.host).or_default().push(route);

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::DockerSource;
 use super::convert::{self, ImageFacts, Inspected, Listed};
 use super::event::{ACTIONS, Event};
-use super::state::State;
+use super::state::{Moment, State};
 use crate::docker::{Client, DockerError};
 use crate::retry::Backoff;
 use crate::source::EngineSnapshot;
@@ -217,7 +217,7 @@ impl Follower {
             return Ok(());
         }
         if let Some(event) = Event::parse(message) {
-            session.waiting.extend(self.state.reduce(&event, session.heard));
+            session.waiting.extend(self.state.reduce(&event, moment(session.heard)));
         }
         Ok(())
     }
@@ -225,7 +225,9 @@ impl Follower {
     fn take_look(&mut self, session: &mut Session, looked: Looked) -> Result<(), End> {
         session.heard = Instant::now();
         match looked.answer {
-            Ok(answer) => session.waiting.extend(self.state.looked(&looked.id, answer, session.heard)),
+            Ok(answer) => {
+                session.waiting.extend(self.state.looked(&looked.id, answer, moment(session.heard)));
+            }
             // One sick container must not hide its neighbours; a sick connection hides all.
             Err(
                 error @ (DockerError::Answer { .. }
@@ -246,7 +248,7 @@ impl Follower {
         session.heard = Instant::now();
         session.resync = session.heard + self.source.resync;
         let anew = std::mem::take(&mut session.anew);
-        let synced = self.state.sync(list, anew);
+        let synced = self.state.sync(list, anew, moment(session.heard));
         session.waiting.extend(synced.look);
         if !anew && synced.missed > 0 {
             session.deaf += 1;
@@ -343,6 +345,10 @@ async fn add_image(client: &Client, images: &Images, inspected: &mut Inspected) 
         inspected.container.image_data.clone_from(&facts.data);
     }
     Ok(())
+}
+
+fn moment(instant: Instant) -> Moment {
+    Moment { instant, wall: now() }
 }
 
 fn now() -> Timestamp {

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use interlock_core::model::{
-    Container, ContainerId, ContainerState, EngineView, Freshness, Health, Timestamp,
+    Container, ContainerId, ContainerState, Departed, EngineView, Freshness, Health, Shared, Timestamp,
 };
 use tokio::time::Instant;
 
@@ -17,6 +17,10 @@ use crate::source::EngineSnapshot;
 
 /// A container that lives this much longer than its stop timeout was not stopped after all.
 const STOP_MARGIN: Duration = Duration::from_secs(5);
+/// A run that ended is remembered this long at most: longer than any route waits for a successor.
+const REMEMBERED_MS: u64 = 10 * 60_000;
+/// So many runs that ended are remembered at most; beyond them the oldest are forgotten.
+const MOST_REMEMBERED: usize = 1_000;
 /// A start event follows the start itself; a later one belongs to another run.
 const START_LAG_MS: u64 = 10_000;
 
@@ -31,15 +35,17 @@ pub(super) struct State {
     touched: Option<BTreeSet<ContainerId>>,
     /// Inspections that must end before the view is fresh.
     awaited: BTreeSet<ContainerId>,
+    /// Runs that ended lately.
+    departed: BTreeMap<ContainerId, Departed>,
     listed: bool,
     freshness: Freshness,
     fault: Option<String>,
     newest_event: Option<Timestamp>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Known {
-    container: Container,
+    container: Shared<Container>,
     /// Whether it was ever inspected, so that the container is complete.
     complete: bool,
     stop_timeout: Duration,
@@ -57,6 +63,13 @@ struct Looking {
     because: Option<Timestamp>,
 }
 
+/// A moment, by both clocks: one for what is waited for, one for what others shall read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moment {
+    pub(super) instant: Instant,
+    pub(super) wall: Timestamp,
+}
+
 /// What a list changed.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Synced {
@@ -68,7 +81,7 @@ pub(super) struct Synced {
 
 impl State {
     /// Takes in one event; some: inspect this container now.
-    pub(super) fn reduce(&mut self, event: &Event, now: Instant) -> Option<ContainerId> {
+    pub(super) fn reduce(&mut self, event: &Event, now: Moment) -> Option<ContainerId> {
         // What befell a container that was never seen says nothing that its entry in the list would undo.
         let tells = self.known.contains_key(&event.id)
             || matches!(event.what, Happening::Started | Happening::Destroyed);
@@ -88,9 +101,10 @@ impl State {
     }
 
     /// Applies what an event tells by itself; true if only an inspection can tell the rest.
-    fn apply(&mut self, event: &Event, now: Instant) -> bool {
+    fn apply(&mut self, event: &Event, now: Moment) -> bool {
         if event.what == Happening::Destroyed {
-            if self.known.remove(&event.id).is_some() {
+            if let Some(known) = self.known.remove(&event.id) {
+                self.depart(known, now);
                 self.note(event.at);
             }
             return false;
@@ -99,7 +113,7 @@ impl State {
             // Unknown: it matters once it runs.
             return event.what == Happening::Started;
         };
-        let container = &mut known.container;
+        let container = &known.container;
         let alive = is_alive(container.state);
         if event.what == Happening::Started {
             let this_run =
@@ -107,7 +121,7 @@ impl State {
             return !this_run;
         }
         if let Happening::Renamed(name) = &event.what {
-            container.name.clone_from(name);
+            known.container.change().name.clone_from(name);
             self.note(event.at);
             return false;
         }
@@ -121,17 +135,21 @@ impl State {
                     return false;
                 }
                 known.stop_requested = true;
-                known.draining = Some(now + known.stop_timeout + STOP_MARGIN);
+                known.draining = Some(now.instant + known.stop_timeout + STOP_MARGIN);
             }
-            Happening::Died { code } => known.ended(ContainerState::Exited, *code),
-            Happening::Paused => container.state = ContainerState::Paused,
-            Happening::Unpaused => container.state = ContainerState::Running,
+            Happening::Died { code } => {
+                let run = known.clone();
+                known.ended(ContainerState::Exited, *code);
+                self.depart(run, now);
+            }
+            Happening::Paused => known.container.change().state = ContainerState::Paused,
+            Happening::Unpaused => known.container.change().state = ContainerState::Running,
             Happening::Health(health) => {
-                container.health = *health;
+                known.container.change().health = *health;
                 known.was_healthy |= *health == Health::Healthy;
             }
             Happening::Disconnected(network) => {
-                container.networks.remove(network);
+                known.container.change().networks.remove(network);
             }
             Happening::Connected => return true,
             Happening::Started | Happening::Destroyed | Happening::Renamed(_) => return false,
@@ -154,7 +172,7 @@ impl State {
         &mut self,
         id: &ContainerId,
         answer: Option<Inspected>,
-        now: Instant,
+        now: Moment,
     ) -> Option<ContainerId> {
         let looking = self.looking.remove(id).unwrap_or_default();
         self.awaited.remove(id);
@@ -162,10 +180,12 @@ impl State {
             touched.insert(id.clone());
         }
         let Some(answer) = answer else {
-            self.known.remove(id);
+            if let Some(known) = self.known.remove(id) {
+                self.depart(known, now);
+            }
             return None;
         };
-        self.learn(answer);
+        self.learn(answer, now);
         if let Some(at) = looking.because {
             self.note(at);
         }
@@ -186,16 +206,19 @@ impl State {
         self.awaited.remove(id);
     }
 
-    fn learn(&mut self, answer: Inspected) {
+    fn learn(&mut self, answer: Inspected, now: Moment) {
         let Inspected { mut container, stop_timeout, image_id: _ } = answer;
         let before = self.known.remove(&container.id);
         let same_run = before.as_ref().is_some_and(|before| before.container.started == container.started);
         let (mut draining, mut stop_requested, mut was_healthy) =
             (None, false, container.health == Health::Healthy);
-        if let Some(before) = before.filter(|_| same_run) {
+        if let Some(before) = before.as_ref().filter(|_| same_run) {
             draining = before.draining.filter(|_| is_alive(container.state));
             stop_requested = before.stop_requested;
             was_healthy |= before.was_healthy;
+        }
+        if let Some(before) = before.filter(|_| !same_run || !is_alive(container.state)) {
+            self.depart(before, now);
         }
         container.stopped_by_request = stop_requested && !is_alive(container.state);
         let known = Known {
@@ -204,7 +227,7 @@ impl State {
             draining,
             stop_requested,
             was_healthy,
-            container,
+            container: container.into(),
         };
         self.known.insert(known.container.id.clone(), known);
     }
@@ -216,12 +239,18 @@ impl State {
 
     /// Takes in a list. `anew`: nothing was followed before it (first contact, or a reconnect), so every
     /// container that may serve is inspected; else only those that differ.
-    pub(super) fn sync(&mut self, list: Vec<Listed>, anew: bool) -> Synced {
+    pub(super) fn sync(&mut self, list: Vec<Listed>, anew: bool, now: Moment) -> Synced {
         let touched = self.touched.take().unwrap_or_default();
         let present: BTreeSet<ContainerId> = list.iter().map(|entry| entry.id.clone()).collect();
-        let before = self.known.len();
-        self.known.retain(|id, _| present.contains(id) || touched.contains(id));
-        let mut synced = Synced { look: Vec::new(), missed: before - self.known.len() };
+        let gone: Vec<ContainerId> = self.known.keys().filter(|id| !present.contains(*id)).cloned().collect();
+        let mut synced = Synced::default();
+        for id in gone.into_iter().filter(|id| !touched.contains(id)) {
+            synced.missed += 1;
+            if let Some(known) = self.known.remove(&id) {
+                self.depart(known, now);
+            }
+        }
+        self.forget(now);
         for entry in list {
             let id = entry.id.clone();
             if touched.contains(&id) || self.looking.contains_key(&id) {
@@ -232,7 +261,7 @@ impl State {
                 }
                 continue;
             }
-            let look = self.compare(entry, &mut synced.missed);
+            let look = self.compare(entry, &mut synced.missed, now);
             let worth = self.known.get(&id).is_some_and(Known::may_matter);
             if worth && (look || anew) {
                 synced.look.push(id);
@@ -249,13 +278,13 @@ impl State {
     }
 
     /// Takes over what a list's entry tells by itself; true if it must be inspected.
-    fn compare(&mut self, entry: Listed, missed: &mut usize) -> bool {
+    fn compare(&mut self, entry: Listed, missed: &mut usize, now: Moment) -> bool {
         let Some(known) = self.known.get_mut(&entry.id) else {
             let look = is_alive(entry.state) || has_routing_labels(&entry.labels);
             // A created container is nobody's miss: no event of it is asked for.
             *missed += usize::from(is_alive(entry.state));
             let known = Known {
-                container: entry.into_container(),
+                container: entry.into_container().into(),
                 complete: false,
                 stop_timeout: Duration::ZERO,
                 draining: None,
@@ -265,29 +294,67 @@ impl State {
             self.known.insert(known.container.id.clone(), known);
             return look;
         };
-        let container = &mut known.container;
-        container.name = entry.name;
+        if known.container.name != entry.name {
+            known.container.change().name = entry.name;
+        }
         if !is_alive(entry.state) {
-            if is_alive(container.state) {
+            let run = is_alive(known.container.state).then(|| known.clone());
+            let container = &mut known.container;
+            if run.is_some() {
                 *missed += 1;
                 known.ended(entry.state, entry.exit_code);
             } else {
-                container.state = entry.state;
-                container.exit_code = entry.exit_code.or(container.exit_code);
+                let exit_code = entry.exit_code.or(container.exit_code);
+                if (container.state, container.exit_code) != (entry.state, exit_code) {
+                    let container = known.container.change();
+                    (container.state, container.exit_code) = (entry.state, exit_code);
+                }
             }
-            return !known.complete && has_routing_labels(&known.container.labels);
+            let look = !known.complete && has_routing_labels(&known.container.labels);
+            if let Some(run) = run {
+                self.depart(run, now);
+            }
+            return look;
         }
+        let container = &mut known.container;
         let moved = container.networks != entry.networks || container.published != entry.published;
         if !is_alive(container.state) || moved {
             *missed += 1;
             return true;
         }
-        container.state = entry.state;
-        if entry.state == ContainerState::Running {
-            container.health = entry.health;
+        let runs = entry.state == ContainerState::Running;
+        let health = if runs { entry.health } else { container.health };
+        if (container.state, container.health) != (entry.state, health) {
+            let container = known.container.change();
+            (container.state, container.health) = (entry.state, health);
+        }
+        if runs {
             known.was_healthy |= entry.health == Health::Healthy;
         }
         !known.complete
+    }
+
+    /// Remembers a run that has ended.
+    fn depart(&mut self, known: Known, now: Moment) {
+        let Known { mut container, complete, stop_requested, .. } = known;
+        if !complete || !is_alive(container.state) {
+            return;
+        }
+        container.change().stopped_by_request = stop_requested;
+        self.departed.insert(container.id.clone(), Departed { at: now.wall, container });
+        self.forget(now);
+    }
+
+    /// Forgets runs that ended long ago, and the oldest of too many.
+    fn forget(&mut self, now: Moment) {
+        let since = now.wall.0.saturating_sub(REMEMBERED_MS);
+        self.departed.retain(|_, gone| gone.at.0 >= since);
+        while self.departed.len() > MOST_REMEMBERED
+            && let Some(oldest) = self.departed.iter().min_by_key(|(_, gone)| gone.at)
+        {
+            let oldest = oldest.0.clone();
+            self.departed.remove(&oldest);
+        }
     }
 
     /// The engine cannot be followed: what is known stays, and says how old it is.
@@ -356,6 +423,7 @@ impl State {
                 freshness: self.freshness,
                 address,
                 containers: shown().map(|(id, known)| (id.clone(), known.container.clone())).collect(),
+                departed: self.departed.clone(),
             },
             draining: marked(|known| known.draining.is_some()),
             was_healthy: marked(|known| known.was_healthy),
@@ -367,7 +435,7 @@ impl State {
 
 impl Known {
     fn ended(&mut self, state: ContainerState, code: Option<i64>) {
-        let container = &mut self.container;
+        let container = self.container.change();
         container.state = state;
         container.exit_code = code;
         container.health = Health::None;

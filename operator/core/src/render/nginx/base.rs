@@ -6,11 +6,9 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use crate::bundle::{DIGEST, SECRETS};
-use crate::model::{Digest, HostPattern};
-use crate::plan::{Abilities, Plan, Route};
+use crate::model::{Digest, HostPattern, IDENTITY_HOST, Shared};
+use crate::plan::{Abilities, Ability, Plan, Route};
 
-/// The host that the agent asks for the digest; RFC 6761 keeps it from ever being anyone's.
-const IDENTITY_HOST: &str = "interlock.invalid";
 /// Client connections of one worker where the cluster sets none; each proxied one takes two descriptors.
 const MAX_CONNECTIONS: u32 = 4096;
 /// The most that a cluster may ask for: beyond it a worker could not allocate its table.
@@ -46,12 +44,12 @@ impl Listens {
     pub(super) fn of(plan: &Plan, abilities: Abilities) -> Self {
         let listeners = &plan.settings.listeners;
         let https = listeners.https != 0 && (listeners.https_always || !plan.certificates.is_empty());
-        // 1.25.0, which has `http2` on neither side of 1.25.1's change, counts as newer: nobody runs it.
-        let http2_directive = abilities.at_least(1, 25);
+        let http2_directive = abilities.has(Ability::Http2Directive);
         // Port 0: not at all.
         let both = |port: u16, rest: &str| match port {
             0 => Vec::new(),
-            _ => vec![format!("{port}{rest}"), format!("[::]:{port}{rest}")],
+            _ if listeners.ipv6 => vec![format!("{port}{rest}"), format!("[::]:{port}{rest}")],
+            _ => vec![format!("{port}{rest}")],
         };
         let http = both(listeners.http, "");
         let mut all = http.clone();
@@ -84,7 +82,8 @@ impl<'a> Main<'a> {
                 _ => "auto".to_owned(),
             },
             connections,
-            files: connections + 128,
+            // With what the connections have beside clients as many as `capacity` leaves beside them.
+            files: connections + 64,
             drain: settings.nginx.drain.as_millis(),
         }
     }
@@ -147,8 +146,9 @@ impl<'a> Http<'a> {
             request: timeouts.request.as_millis(),
             response: timeouts.response.as_millis(),
             keep_alive,
-            // `keepalive_min_timeout` came with 1.27.4: the first stable line that has it is 1.28.
-            keep_alive_min: abilities.at_least(1, 28).then(|| keep_alive.min(KEEP_ALIVE_MIN)),
+            keep_alive_min: abilities
+                .has(Ability::KeepAliveMinTimeout)
+                .then(|| keep_alive.min(KEEP_ALIVE_MIN)),
             connect: timeouts.connect.as_millis(),
             // One connect that timed out may be followed by another endpoint's, no more.
             redispatch: timeouts.connect.as_millis().saturating_add(1000),
@@ -175,7 +175,7 @@ impl<'a> Http<'a> {
 }
 
 /// `server_names_hash_bucket_size` and `_max_size`, so that neither long nor many names are refused.
-fn names_hash(routes: &[Route]) -> (usize, usize) {
+fn names_hash(routes: &[Shared<Route>]) -> (usize, usize) {
     let names: BTreeSet<&HostPattern> = routes.iter().map(|route| &route.host).collect();
     let longest = names.iter().map(|host| host.to_string().len()).max().unwrap_or_default();
     // A bucket holds a name, its length, two pointers, rounded up: 40 bytes beside the name are enough.

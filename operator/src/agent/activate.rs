@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use interlock_core::bundle::{Bundle, Live};
+use interlock_core::bundle::Live;
 use interlock_crds::ProxyKind;
 use rustix::process::Signal;
 
@@ -16,6 +16,28 @@ use super::{POLL, nginx, ports};
 
 /// A master that has listened without starting a worker for this long has lost the signal.
 const UNANSWERED: Duration = Duration::from_secs(5);
+/// Where no worker of nginx takes requests for this long, it was told to stop: in a reload the old ones do until the
+/// new ones do, though a new one may not bear its title yet.
+const DESERTED: Duration = Duration::from_millis(200);
+
+/// Why a reload did not come to serve.
+enum Unconfirmed {
+    Failed(String),
+    /// The proxy takes nothing new, and its files are to stay what it boots into.
+    ToldToStop,
+}
+
+impl From<String> for Unconfirmed {
+    fn from(why: String) -> Self {
+        Self::Failed(why)
+    }
+}
+
+impl From<&str> for Unconfirmed {
+    fn from(why: &str) -> Self {
+        Self::Failed(why.to_owned())
+    }
+}
 
 impl Keeper {
     /// Drives the live part of what runs to the bundle's, and reads it back: the whole of it, or what differs from
@@ -47,27 +69,31 @@ impl Keeper {
     /// Makes the proxy load the new main file; undoes the switch when it does not come to serve.
     pub(super) async fn activate(&mut self, work: &Work<'_>, done: &mut Commands) -> Result<Live, Stop> {
         let confirmed = match self.reload(work).await {
-            Ok(()) => self.settle(work, true, done).await,
+            Ok(()) => self.settle(work, true, done).await.map_err(Unconfirmed::Failed),
             Err(why) => Err(why),
         };
         match confirmed {
             Ok(live) => Ok(live),
-            Err(why) => Err(Stop::ActivationFailed(self.undo(work, why).await)),
+            Err(Unconfirmed::Failed(why)) => Err(Stop::ActivationFailed(self.undo(work, why).await)),
+            Err(Unconfirmed::ToldToStop) => {
+                work.layout.restore(work.main_before.as_deref())?;
+                Err(Stop::told_to_stop())
+            }
         }
     }
 
     /// One reload signal, and then nothing until a new worker serves the digest.
-    async fn reload(&self, work: &Work<'_>) -> Result<(), String> {
+    async fn reload(&self, work: &Work<'_>) -> Result<(), Unconfirmed> {
         let before = work.main_before.as_deref().filter(|_| work.master.is_some()).unwrap_or_default();
         let own = work.master.as_ref().map(|master| master.pid);
         if let Some(busy) = ports::busy(work.main_after(), &String::from_utf8_lossy(before), own) {
-            return Err(busy);
+            return Err(busy.into());
         }
         let confirm = self.options.timing.confirm;
         if let Some(master) = &work.master
             && !reloads::settled(master, confirm).await
         {
-            return Err("the proxy's master process has ended or has not come to rest".to_owned());
+            return Err("the proxy's master process has ended or has not come to rest".into());
         }
         let had = work.master.as_ref().map(Before::of);
         let old = work.master.as_ref().filter(|master| master.kind == ProxyKind::Haproxy);
@@ -75,26 +101,39 @@ impl Keeper {
         let mut signalled = Instant::now();
         match (&work.master, &self.supervisor) {
             (Some(master), _) if signal_reload(master) => {}
-            (Some(_), None) => return Err("the proxy's master process has ended".to_owned()),
+            (Some(_), None) => return Err("the proxy's master process has ended".into()),
             (_, Some(supervisor)) => supervisor.start_now(),
-            (None, None) => return Err("no proxy runs here".to_owned()),
+            (None, None) => return Err("no proxy runs here".into()),
         }
         let deadline = signalled + confirm;
+        let mut deserted = None;
         loop {
-            if self.confirmed(work).await {
-                if let Some((master, old)) = old {
-                    self.handed_over(master, old).await;
+            if self.serves(work).await {
+                if work.keeps_boot() {
+                    work.layout.restore(work.main_before.as_deref())?;
                 }
-                return Ok(());
+                if accepts_alone(work) {
+                    if let Some((master, old)) = old {
+                        self.handed_over(master, old).await;
+                    }
+                    return Ok(());
+                }
             }
             if let Some(master) = &work.master {
                 if !master.alive() {
-                    return Err("the proxy's master process ended while it reloaded".to_owned());
+                    return Err("the proxy's master process ended while it reloaded".into());
                 }
                 if had.as_ref().is_some_and(|had| had.failed(master)) {
                     return Err(
-                        "the proxy could not start the new configuration; its own log says why".to_owned()
+                        "the proxy could not start the new configuration; its own log says why".into()
                     );
+                }
+                if work.keeps_boot() {
+                    let since = deserted.take().unwrap_or_else(Instant::now);
+                    deserted = master.accepting_workers().is_empty().then_some(since);
+                    if deserted.is_some() && since.elapsed() > DESERTED {
+                        return Err(Unconfirmed::ToldToStop);
+                    }
                 }
                 if signalled.elapsed() > UNANSWERED && reloads::idle_since(master, signalled) {
                     signal_reload(master);
@@ -102,10 +141,8 @@ impl Keeper {
                 }
             }
             if Instant::now() > deadline {
-                return Err(format!(
-                    "no new worker served the new configuration within {} s",
-                    confirm.as_secs()
-                ));
+                let within = confirm.as_secs();
+                return Err(format!("no new worker served the new configuration within {within} s").into());
             }
             tokio::time::sleep(POLL).await;
         }
@@ -129,30 +166,20 @@ impl Keeper {
         !version.is_some_and(reloads::tells_later) || reloads::listens(master)
     }
 
-    /// Whether a new worker serves the bundle; on nginx, and no old one takes connections any more.
-    async fn confirmed(&self, work: &Work<'_>) -> bool {
+    /// Whether a new worker serves the bundle.
+    async fn serves(&self, work: &Work<'_>) -> bool {
         let bundle = work.bundle();
-        match &work.running {
-            Running::Nginx { workers, .. } => self.nginx_confirmed(bundle, workers).await,
-            Running::Haproxy { .. } if bundle.proxy == ProxyKind::Nginx => {
-                self.nginx_confirmed(bundle, &[]).await
-            }
-            Running::Haproxy { worker } => {
-                let Some(socket) = Socket::of(work.main_after(), &self.options.run) else { return false };
-                let old = worker.as_ref().map(|worker| worker.pid);
-                socket.worker().await.is_some_and(|now| {
-                    Some(now.pid) != old && now.digest.as_ref() == Some(&bundle.static_digest)
-                })
-            }
+        let digest = Some(&bundle.static_digest);
+        if bundle.proxy == ProxyKind::Nginx {
+            let Some(port) = bundle.confirm_port else { return false };
+            return nginx::digest(port).await.as_ref() == digest;
         }
-    }
-
-    async fn nginx_confirmed(&self, bundle: &Bundle, old: &[u32]) -> bool {
-        let Some(port) = bundle.confirm_port else { return false };
-        // New and old workers accept side by side for about 100 ms: only when the old ones have stopped does
-        // every new connection meet the new configuration.
-        nginx::digest(port).await.as_ref() == Some(&bundle.static_digest)
-            && !old.iter().any(|pid| process::accepts(*pid))
+        let Some(socket) = Socket::of(work.main_after(), &self.options.run) else { return false };
+        let old = match &work.running {
+            Running::Haproxy { worker } => worker.as_ref().map(|worker| worker.pid),
+            Running::Nginx { .. } => None,
+        };
+        socket.worker().await.is_some_and(|now| Some(now.pid) != old && now.digest.as_ref() == digest)
     }
 
     /// Puts the last good files back, and the proxy too if it has left them; the whole story for people.
@@ -187,6 +214,15 @@ impl Keeper {
             tokio::time::sleep(POLL).await;
         }
         format!("{why}; and the last good configuration did not come back in time")
+    }
+}
+
+/// Whether every new connection meets the new configuration: nginx's new and old workers accept side by side for about
+/// 100 ms. HAProxy's are looked after by their listeners.
+fn accepts_alone(work: &Work<'_>) -> bool {
+    match &work.running {
+        Running::Nginx { workers, .. } => !workers.iter().any(|pid| process::accepts(*pid)),
+        Running::Haproxy { .. } => true,
     }
 }
 

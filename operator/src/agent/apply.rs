@@ -43,6 +43,12 @@ impl From<Stop> for Outcome {
     }
 }
 
+impl Stop {
+    pub(super) fn told_to_stop() -> Self {
+        Self::Failed("the proxy takes no requests any more: it was told to stop".to_owned())
+    }
+}
+
 /// One apply under way.
 pub(super) struct Work<'a> {
     apply: &'a Apply,
@@ -55,6 +61,9 @@ pub(super) struct Work<'a> {
     /// The main file before.
     pub(super) main_before: Option<Vec<u8>>,
     secrets: Vec<PathBuf>,
+    /// Whether the proxy may go on booting into what was before: the bundle only withdraws. What is applied again is
+    /// looked after as ever.
+    pub(super) puts_off: bool,
 }
 
 impl Work<'_> {
@@ -93,9 +102,9 @@ impl Work<'_> {
         self.before.as_ref().is_some_and(|before| before.digest == self.bundle().digest)
     }
 
-    /// Whether it serves less than what was applied last.
-    pub(super) fn withdraws(&self) -> bool {
-        self.apply.withdraws
+    /// Whether its main file only passes through the proxy on a reload, which is to boot into the one before.
+    pub(super) fn keeps_boot(&self) -> bool {
+        self.puts_off && self.bundle().proxy == ProxyKind::Nginx
     }
 
     /// What the same bundle needed commands for was changed by somebody else.
@@ -227,7 +236,9 @@ impl Keeper {
         let generation = layout.generation(bundle, prefix);
         let main_before = layout.main_content()?;
         let secrets = layout.write_secrets(apply)?;
-        Ok(Work { apply, layout, generation, master, running, before, main_before, secrets })
+        let another = before.as_ref().is_some_and(|before| before.digest != bundle.digest);
+        let puts_off = apply.withdraws && (another || before.is_some() && self.has_put_off());
+        Ok(Work { apply, layout, generation, master, running, before, main_before, secrets, puts_off })
     }
 
     /// Lets the checker judge what is staged.
@@ -262,8 +273,9 @@ impl Keeper {
         let bundle = work.bundle();
         let again = work.again();
         let same = work.running.digest() == Some(&bundle.static_digest);
-        let puts_off = self.may_put_off(work);
-        if puts_off && let Some(applied) = self.withdraw(work, sure).await? {
+        if work.puts_off
+            && let Some(applied) = self.withdraw(work, sure).await?
+        {
             return Ok(applied);
         }
         let after = work.main_after();
@@ -295,6 +307,9 @@ impl Keeper {
         }
         fault.pass(Step::Checked);
         let check_ms = millis(begun);
+        if work.keeps_boot() && !self.takes_requests(work).await {
+            return Err(Stop::told_to_stop());
+        }
         if switch {
             work.layout.switch(after.as_bytes())?;
         }
@@ -322,18 +337,18 @@ impl Keeper {
         };
         fault.pass(Step::Activated);
 
-        self.keep(work, puts_off)?;
+        self.keep(work)?;
         let receipt = Receipt::of(bundle, live);
         let commands = u32::try_from(done.lines.len()).unwrap_or(u32::MAX);
         Ok(Applied { receipt, reload, commands, healed, check_ms, activate_ms: millis(activating) })
     }
 
     /// Records what runs; where it only withdraws, the proxy goes on booting into what was before.
-    fn keep(&mut self, work: &Work<'_>, puts_off: bool) -> Result<(), Stop> {
+    fn keep(&mut self, work: &Work<'_>) -> Result<(), Stop> {
         let bundle = work.bundle();
         let unrecorded =
             |err: std::io::Error| Stop::Failed(format!("it runs, but that cannot be recorded: {err}"));
-        if puts_off && bundle.proxy == ProxyKind::Nginx {
+        if work.keeps_boot() {
             Layout::note(bundle, &work.generation).map_err(unrecorded)?;
             work.layout.restore(work.main_before.as_deref())?;
             self.put_off(work);

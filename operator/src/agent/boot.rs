@@ -56,17 +56,11 @@ impl Keeper {
         self.put_off = Some(PutOff { bundle, master: identity(work.master.as_ref()), due });
     }
 
-    /// Whether what the proxy boots into may stay as it is for now. What is applied again is looked after as ever.
-    pub(super) fn may_put_off(&self, work: &Work<'_>) -> bool {
-        work.withdraws() && work.before.is_some() && (self.has_put_off() || !work.again())
-    }
-
     /// Brings a proxy to a bundle that only withdraws, if that takes no reload. One that was told to stop is left
     /// alone: a reload would be its next life.
     pub(super) async fn withdraw(&mut self, work: &Work<'_>, sure: bool) -> Result<Option<Applied>, Stop> {
-        let stops = || Stop::Failed("the proxy takes no requests any more: it was told to stop".to_owned());
         if !work.running.takes_requests() {
-            return Err(stops());
+            return Err(Stop::told_to_stop());
         }
         if work.running.digest() != Some(&work.bundle().static_digest) {
             return Ok(None);
@@ -76,10 +70,8 @@ impl Keeper {
         let live = match self.settle(work, work.again() || !sure, &mut done).await {
             Ok(live) => live,
             Err(why) => {
-                let Some(master) = &work.master else { return Err(stops()) };
-                let (running, _) = self.at_once(master, &work.layout, work.before.as_deref(), None).await;
-                if !running.takes_requests() {
-                    return Err(stops());
+                if !self.takes_requests(work).await {
+                    return Err(Stop::told_to_stop());
                 }
                 tracing::warn!(%why, "a withdrawal did not hold");
                 return Ok(None);
@@ -97,6 +89,13 @@ impl Keeper {
             check_ms: 0,
             activate_ms: millis(activating),
         }))
+    }
+
+    /// Whether the proxy still does, now.
+    pub(super) async fn takes_requests(&self, work: &Work<'_>) -> bool {
+        let Some(master) = &work.master else { return false };
+        let (running, _) = self.at_once(master, &work.layout, work.before.as_deref(), None).await;
+        running.takes_requests()
     }
 
     /// Writes down what was put off, if it is time and the proxy takes requests: one that was told to stop does not.

@@ -18,9 +18,13 @@ use crate::rig::{PairClient, Rig, app, connect, eventually, get, kill, masters};
 /// Longer than any test.
 const NEVER: Duration = Duration::from_hours(1);
 
-pub(crate) async fn withdraws(client: &mut PairClient, bundle: &Bundle) -> Applied {
+fn withdrawal(client: &PairClient, bundle: &Bundle) -> ToAgent {
     let apply = Apply { id: client.next, bundle: bundle.clone(), secrets: BTreeMap::new(), withdraws: true };
-    match client.request(ToAgent::Apply(Box::new(apply))).await {
+    ToAgent::Apply(Box::new(apply))
+}
+
+pub(crate) async fn withdraws(client: &mut PairClient, bundle: &Bundle) -> Applied {
+    match client.request(withdrawal(client, bundle)).await {
         Outcome::Applied(applied) => {
             assert_eq!(applied.receipt.digest, bundle.digest, "it runs");
             applied
@@ -154,13 +158,13 @@ async fn what_comes_after_a_withdrawal_goes_on_from_it() {
     }
 }
 
-/// As when an engine stops: the proxy finishes what it has and takes nothing new.
-async fn a_proxy_that_is_stopped_keeps_what_it_boots_into(kind: ProxyKind) {
+/// As when an engine stops: the proxy finishes what it has and takes nothing new. `at`: what the agent had just done.
+async fn a_proxy_that_is_stopped_keeps_what_it_boots_into(kind: ProxyKind, at: Step) {
     let mut rig = Rig::start(kind);
     let change = Change::of(&rig).await;
     let (config, socket) = (rig.config.clone(), rig.dir.path().join("run/haproxy.sock"));
     let stops = move |step: Step| {
-        if step == Step::Activated && std::fs::exists(config.with_file_name("stop")).unwrap() {
+        if step == at && std::fs::exists(config.with_file_name("stop")).unwrap() {
             let gentle = if kind == ProxyKind::Haproxy { Signal::USR1 } else { Signal::QUIT };
             kill(masters(&config)[0], gentle);
             let deadline = Instant::now() + Duration::from_secs(10);
@@ -179,22 +183,32 @@ async fn a_proxy_that_is_stopped_keeps_what_it_boots_into(kind: ProxyKind) {
     let mut open = TcpStream::connect(("127.0.0.1", rig.port)).await.unwrap();
     open.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
     std::fs::write(rig.config.with_file_name("stop"), "").unwrap();
-    withdraws(&mut client, &change.withdrawn).await;
+    let outcome = client.request(withdrawal(&client, &change.withdrawn)).await;
+    match at {
+        Step::Activated => assert!(matches!(outcome, Outcome::Applied(_)), "{outcome:?}"),
+        _ => {
+            let Outcome::Failed { reason } = outcome else { panic!("{outcome:?}") };
+            assert!(reason.contains("told to stop"), "{reason}");
+        }
+    }
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(1) {
         assert_eq!(rig.main(), main);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    assert_eq!(masters(&rig.config).len(), 1, "it still finishes what it has");
     rig.boot();
     assert!(serves_b(&rig).await);
 }
 
 #[tokio::test]
 async fn a_haproxy_that_is_stopped_keeps_what_it_boots_into() {
-    a_proxy_that_is_stopped_keeps_what_it_boots_into(ProxyKind::Haproxy).await;
+    a_proxy_that_is_stopped_keeps_what_it_boots_into(ProxyKind::Haproxy, Step::Activated).await;
 }
 
 #[tokio::test]
 async fn an_nginx_that_is_stopped_keeps_what_it_boots_into() {
-    a_proxy_that_is_stopped_keeps_what_it_boots_into(ProxyKind::Nginx).await;
+    for at in [Step::Written, Step::Switched, Step::Activated] {
+        a_proxy_that_is_stopped_keeps_what_it_boots_into(ProxyKind::Nginx, at).await;
+    }
 }

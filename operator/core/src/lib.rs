@@ -23,5 +23,6 @@ pub mod protocol;
 mod receipt;
 pub mod render;
 pub mod search;
+pub mod separation;
 pub mod status;
 pub mod withdrawal;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bundle::{Bundle, Presented, Slot};
 use crate::model::Digest;
+use crate::separation::differing;
 
 /// What turns one bundle into another whose fragments and secrets are the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -136,17 +137,13 @@ impl Patch {
 #[error("the patch does not fit the bundle that is there")]
 pub struct NotThis;
 
-/// What turns one map into another: both are sorted.
+/// What turns one map into another.
 fn entries(
     old: &BTreeMap<String, String>,
     new: &BTreeMap<String, String>,
 ) -> BTreeMap<String, Option<String>> {
-    if old == new {
-        return BTreeMap::new();
-    }
-    let gone = old.keys().filter(|key| !new.contains_key(*key)).map(|key| (key.clone(), None));
-    let here = new.iter().filter(|(key, value)| old.get(*key) != Some(value));
-    gone.chain(here.map(|(key, value)| (key.clone(), Some(value.clone())))).collect()
+    let keys = differing(old, new).into_iter();
+    keys.map(|key| (key.clone(), new.get(key).cloned())).collect()
 }
 
 #[cfg(test)]

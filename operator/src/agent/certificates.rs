@@ -10,6 +10,7 @@ use std::path::Path;
 
 use interlock_core::bundle::{Bundle, CERTIFICATES, Presented, name_lines};
 use interlock_core::model::HostPattern;
+use interlock_core::separation;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use sha1::{Digest as _, Sha1};
@@ -106,9 +107,8 @@ pub(super) fn has_list(bundle: &Bundle) -> bool {
 
 /// The certificates that differ between two bundles.
 pub(super) fn differing<'a>(before: &'a Bundle, bundle: &'a Bundle) -> BTreeSet<&'a str> {
-    let (old, new) = (&before.live.certificates, &bundle.live.certificates);
-    let files = old.keys().chain(new.keys());
-    files.filter(|file| old.get(*file) != new.get(*file)).map(String::as_str).collect()
+    let files = separation::differing(&before.live.certificates, &bundle.live.certificates);
+    files.into_iter().map(String::as_str).collect()
 }
 
 /// The file of the certificate that answers for every other name.

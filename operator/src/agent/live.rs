@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use interlock_core::bundle::{Bundle, Live, SEATS, SPARE, Slot};
 use interlock_core::model::Digest;
+use interlock_core::separation::{differing, differing_by};
 
 use super::certificates::{self, Secrets, default_of};
 use super::commands::{Commands, is_seated};
@@ -66,25 +67,19 @@ pub(super) enum Scope<'a> {
 impl<'a> Scope<'a> {
     /// Sound only if the worker has all of `before`.
     fn between(before: &'a Bundle, bundle: &'a Bundle) -> Self {
-        let occupants = |slots: &[Slot]| slots.iter().map(|slot| slot.occupant).collect::<Vec<_>>();
-        let before_of = |backend: &str| before.live.servers.get(backend).map(|slots| occupants(slots));
-        let mut backends: BTreeSet<&str> = bundle
-            .live
-            .servers
-            .iter()
-            .filter(|(name, slots)| before_of(name) != Some(occupants(slots)))
-            .map(|(name, _)| name.as_str())
-            .collect();
+        let seated = |a: &[Slot], b: &[Slot]| {
+            a.iter().map(|slot| slot.occupant).eq(b.iter().map(|slot| slot.occupant))
+        };
+        let reseated = differing_by(&before.live.servers, &bundle.live.servers, |a, b| seated(a, b));
+        let mut backends: BTreeSet<&str> = reseated.into_iter().map(String::as_str).collect();
         let mut entries: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for (name, map) in &bundle.live.maps {
             let Some(old) = before.live.maps.get(name) else { return Self::All };
-            let changed = map.iter().filter(|(key, value)| old.get(*key) != Some(value));
-            let gone = old.iter().filter(|(key, _)| !map.contains_key(*key));
-            let both = || changed.clone().chain(gone.clone());
+            let keys: BTreeSet<&str> = differing(old, map).into_iter().map(String::as_str).collect();
             if name == SEATS {
-                backends.extend(both().map(|(_, seat)| seat.as_str()));
+                let seats = keys.iter().map(|key| map.get(*key).or_else(|| old.get(*key)));
+                backends.extend(seats.flatten().map(String::as_str));
             }
-            let keys: BTreeSet<&str> = both().map(|(key, _)| key.as_str()).collect();
             if !keys.is_empty() {
                 entries.insert(name, keys);
             }

@@ -23,8 +23,9 @@ use crate::serve::catalogue::{ApplyOutcome, DriftKind, EndpointState, RoundResul
 use crate::serve::{Events, Look, Looks, Metrics, Readiness, Served, Shared, Snapshot, TargetStatus};
 use crate::store::Objects;
 
-/// What happened is told when nothing more has happened for this long,
-const QUIET: Duration = Duration::from_millis(3);
+/// What happened is told when nothing more has happened for this long: longer than an agent takes to find out that a
+/// new endpoint answers, for what follows from that is not to wait for the telling,
+const QUIET: Duration = Duration::from_millis(25);
 /// and after this long whatever happens.
 const LATEST: Duration = Duration::from_millis(100);
 

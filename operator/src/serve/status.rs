@@ -74,15 +74,19 @@ pub fn spawn(looks: &Looks, objects: Objects, events: Events) -> tokio::task::Jo
 }
 
 fn write(look: &Look, objects: &Objects, events: &Events) {
+    let kinds = [Kind::Route, Kind::ServiceCluster, Kind::Engine].into_iter();
+    let all: Vec<Seen> = kinds.flat_map(|kind| objects.list(kind, None, &Selector::default()).1).collect();
+    if all.is_empty() {
+        // Where labels alone count, nobody looks anything up.
+        return objects.report(BTreeMap::new());
+    }
     let world = World::new(&look.compiled, &look.proxies);
     let mut statuses = BTreeMap::new();
-    for kind in [Kind::Route, Kind::ServiceCluster, Kind::Engine] {
-        for seen in objects.list(kind, None, &Selector::default()).1 {
-            let Some(standing) = standing(look, &world, &seen) else { continue };
-            let key = seen.stored.key.clone();
-            let status = dated(standing, &seen, |said| tell(look.at, &key, said, events));
-            statuses.insert(key, status);
-        }
+    for seen in all {
+        let Some(standing) = standing(look, &world, &seen) else { continue };
+        let key = seen.stored.key.clone();
+        let status = dated(standing, &seen, |said| tell(look.at, &key, said, events));
+        statuses.insert(key, status);
     }
     objects.report(statuses);
 }

@@ -19,6 +19,7 @@ use crate::model::{
     TargetId,
 };
 use crate::plan::{Backend, Plan, Route};
+use crate::separation::differing;
 
 /// A part that is larger than this share of everything is not worth the trouble.
 const WORTHWHILE: usize = 4;
@@ -167,14 +168,15 @@ impl Last {
         for (target, old) in &before.probes {
             let now = probes.get(target)?;
             let keys = differing(old, now);
-            changed.extend(keys.iter().filter_map(|key| self.probed.get(key)).cloned());
+            changed.extend(keys.into_iter().filter_map(|key| self.probed.get(key)).cloned());
         }
         let empty = Shared::default();
         for target in standings.keys().chain(self.compiled.standings.keys()) {
             let of = |standings: &BTreeMap<TargetId, Shared<Standings>>| {
                 standings.get(target).unwrap_or(&empty).clone()
             };
-            changed.extend(differing(&of(&self.compiled.standings), &of(standings)));
+            let (old, now) = (of(&self.compiled.standings), of(standings));
+            changed.extend(differing(&old, &now).into_iter().cloned());
         }
         (!changed.iter().any(|id| self.apart.contains(id))).then_some(changed)
     }
@@ -457,34 +459,10 @@ fn in_view(before: &EngineView, now: &EngineView, changed: &mut BTreeSet<Contain
     if (freshness, address) != (&before.freshness, &before.address) {
         return None;
     }
-    changed.extend(differing(&before.containers, containers));
+    changed.extend(differing(&before.containers, containers).into_iter().cloned());
     // A run that has ended counts for a time.
     changed.extend(before.departed.keys().chain(departed.keys()).cloned());
     Some(())
-}
-
-/// The keys under which two maps differ. Maps that share their values are walked through side by side.
-fn differing<K: Ord + Clone, V: PartialEq>(before: &BTreeMap<K, V>, now: &BTreeMap<K, V>) -> Vec<K> {
-    if std::ptr::eq(before, now) {
-        return Vec::new();
-    }
-    let mut keys = Vec::new();
-    let (mut old, mut new) = (before.iter().peekable(), now.iter().peekable());
-    loop {
-        let order = match (old.peek(), new.peek()) {
-            (Some((a, _)), Some((b, _))) => a.cmp(b),
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (None, None) => return keys,
-        };
-        let a = if order.is_le() { old.next() } else { None };
-        let b = if order.is_ge() { new.next() } else { None };
-        match (a, b) {
-            (Some((_, was)), Some((_, is))) if was == is => {}
-            (Some((key, _)), _) | (None, Some((key, _))) => keys.push(key.clone()),
-            (None, None) => {}
-        }
-    }
 }
 
 /// Whether a standing changes while nothing happens.

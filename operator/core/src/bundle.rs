@@ -339,17 +339,16 @@ impl Bundle {
 
 /// A HAProxy server line; a free slot is declared, disabled, at an address that answers nobody.
 fn write_server(slot: &Slot, parameters: &str, out: &mut String) {
-    // Writing to a text cannot fail.
-    let _ = match slot.occupant {
-        // `weight 0` at boot is HAProxy's drain: sessions that belong there go on, nothing new does.
-        Some(Occupant { address, draining: true }) => {
-            writeln!(out, "    server {} {address}{parameters} weight 0", slot.name)
+    out.extend(["    server ", slot.name.as_str(), " "]);
+    match slot.occupant {
+        Some(Occupant { address, draining }) => {
+            // Writing to a text cannot fail.
+            let _ = write!(out, "{address}");
+            // `weight 0` at boot is HAProxy's drain: sessions that belong there go on, nothing new does.
+            out.extend([parameters, if draining { " weight 0\n" } else { "\n" }]);
         }
-        Some(Occupant { address, draining: false }) => {
-            writeln!(out, "    server {} {address}{parameters}", slot.name)
-        }
-        None => writeln!(out, "    server {} {CLOSED}{parameters} disabled", slot.name),
-    };
+        None => out.extend([CLOSED, parameters, " disabled\n"]),
+    }
 }
 
 /// Names as they stand behind a certificate, in as many lines as they take.
@@ -362,7 +361,7 @@ pub fn name_lines<'a>(names: impl IntoIterator<Item = &'a HostPattern>) -> Vec<S
 pub fn map_text(map: &BTreeMap<String, String>) -> String {
     let mut text = String::new();
     for (key, value) in map {
-        let _ = writeln!(text, "{key} {value}");
+        text.extend([key, " ", value, "\n"]);
     }
     text
 }
@@ -386,20 +385,19 @@ fn static_digest(fragments: &[Shared<Fragment>], live: &Live, secrets: &[SecretR
 fn live_text(live: &Live) -> String {
     let mut text = String::new();
     for (backend, slots) in &live.servers {
-        let _ = writeln!(text, "[{backend}]");
+        text.extend(["[", backend, "]\n"]);
         for slot in slots {
+            text.push_str(slot.name.as_str());
             match slot.occupant {
                 Some(who) => {
-                    let _ = writeln!(text, "{} {} {}", slot.name, who.address, who.draining);
+                    let _ = writeln!(text, " {} {}", who.address, who.draining);
                 }
-                None => {
-                    let _ = writeln!(text, "{} -", slot.name);
-                }
+                None => text.push_str(" -\n"),
             }
         }
     }
     for (name, map) in &live.maps {
-        let _ = writeln!(text, "<{name}>");
+        text.extend(["<", name, ">\n"]);
         text.push_str(&map_text(map));
     }
     for (file, Presented { names, default }) in &live.certificates {

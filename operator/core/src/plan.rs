@@ -45,13 +45,13 @@ impl Plan {
         (target, cluster, settings, certificates, stats)
             == (&other.target, &other.cluster, &other.settings, &other.certificates, &other.stats)
             && {
-                let (ours, theirs) = differing(&self.backends, &other.backends);
+                let (ours, theirs) = unshared(&self.backends, &other.backends);
                 let alive = |backend: &&Shared<Backend>| !backend.endpoints.is_empty();
                 ours.iter().filter(alive).eq(theirs.iter().filter(alive))
             }
             && {
                 // A route that both have leads to a backend that is alive in both or in neither.
-                let (ours, theirs) = differing(&self.routes, &other.routes);
+                let (ours, theirs) = unshared(&self.routes, &other.routes);
                 let of = |plan: &Self, route: &Route| plan.is_alive(&route.backend);
                 let ours = ours.iter().filter(|route| of(self, route));
                 ours.eq(theirs.iter().filter(|route| of(other, route)))
@@ -65,7 +65,10 @@ impl Plan {
 }
 
 /// Two lists without the very same values that both begin and end with.
-fn differing<'a, T>(ours: &'a [Shared<T>], theirs: &'a [Shared<T>]) -> (&'a [Shared<T>], &'a [Shared<T>]) {
+pub(crate) fn unshared<'a, T>(
+    ours: &'a [Shared<T>],
+    theirs: &'a [Shared<T>],
+) -> (&'a [Shared<T>], &'a [Shared<T>]) {
     let begin = ours.iter().zip(theirs).take_while(|(a, b)| a.is(b)).count();
     let (ours, theirs) = (&ours[begin..], &theirs[begin..]);
     let end = ours.iter().rev().zip(theirs.iter().rev()).take_while(|(a, b)| a.is(b)).count();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::model::UpstreamAddr;
-use crate::plan::{Backend, BackendId, Plan};
+use crate::plan::{Backend, BackendId, Plan, unshared};
 
 /// Whether `after` is `before` without some of its routes and endpoints, or with some of them draining.
 pub fn only_withdraws(before: &Plan, after: &Plan) -> bool {
@@ -11,14 +11,16 @@ pub fn only_withdraws(before: &Plan, after: &Plan) -> bool {
     let Plan { target, cluster, settings, routes, backends, certificates, stats } = after;
     let base = (target, cluster, settings, stats)
         == (&before.target, &before.cluster, &before.settings, &before.stats);
-    let had: BTreeMap<&BackendId, &Backend> = before.backends.iter().map(|it| (&it.id, &**it)).collect();
+    let (had, backends) = unshared(&before.backends, backends);
+    let had: BTreeMap<&BackendId, &Backend> = had.iter().map(|it| (&it.id, &**it)).collect();
+    let (routed, routes) = unshared(&before.routes, routes);
     base && certificates.iter().all(|(name, now)| {
         let old = before.certificates.get(name);
         old.is_some_and(|old| {
             (&now.digest, now.default) == (&old.digest, old.default)
                 && now.hosts.iter().all(|host| old.hosts.contains(host))
         })
-    }) && is_part(routes, &before.routes)
+    }) && is_part(routes, routed)
         && backends.iter().all(|backend| had.get(&backend.id).is_some_and(|old| shrinks(old, backend)))
 }
 

@@ -208,12 +208,13 @@ impl Driver {
         if tracked.was_sent(&wanted.bundle) {
             return;
         }
-        tracked.last = Some(Receipt::planned(&wanted.bundle).into());
-        (tracked.wanted, tracked.abilities) = (Some(wanted.clone()), Some(abilities));
-        tracked.pending_since = tracked.pending_since.or(event);
+        // Its task sets out while the rest is noted.
         if deliver && let Some(handle) = &tracked.handle {
-            handle.set(|desired| desired.wanted = Some(wanted));
+            handle.set(|desired| desired.wanted = Some(wanted.clone()));
         }
+        tracked.last = Some(Receipt::planned(&wanted.bundle).into());
+        (tracked.wanted, tracked.abilities) = (Some(wanted), Some(abilities));
+        tracked.pending_since = tracked.pending_since.or(event);
     }
 
     /// Sends the next check of a search for a culprit.

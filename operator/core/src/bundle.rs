@@ -142,7 +142,7 @@ pub struct CertificateLines {
 pub struct Live {
     /// Server slots of each backend, in order; their number is static, who sits in them is not.
     #[serde(default)]
-    pub servers: BTreeMap<String, Vec<Slot>>,
+    pub servers: BTreeMap<String, Shared<Vec<Slot>>>,
     /// Map files by name (`hosts.map`): key to value, sorted.
     #[serde(default)]
     pub maps: BTreeMap<String, BTreeMap<String, String>>,
@@ -164,6 +164,11 @@ pub struct Presented {
 }
 
 impl Live {
+    /// The slots of a backend; none where there is no such backend.
+    pub fn slots(&self, backend: &str) -> &[Slot] {
+        self.servers.get(backend).map_or(&[], |slots| slots)
+    }
+
     /// The digest of the whole bundle that this live part and these fragments make: what a receipt
     /// holds, computed from what was read back.
     pub fn digest(&self, static_digest: &Digest) -> Digest {
@@ -308,7 +313,7 @@ impl Bundle {
         }
         out.push_str(rest);
         if let Some(lines) = &fragment.servers {
-            for slot in self.live.servers.get(&lines.backend).into_iter().flatten() {
+            for slot in self.live.slots(&lines.backend) {
                 write_server(slot, &lines.parameters, out);
             }
         }
@@ -372,8 +377,7 @@ fn static_digest(fragments: &[Shared<Fragment>], live: &Live, secrets: &[SecretR
         parts.extend([fragment.file.as_str(), &fragment.name, &fragment.text]);
         if let Some(lines) = &fragment.servers {
             parts.push(&lines.parameters);
-            let slots = live.servers.get(&lines.backend).into_iter().flatten();
-            parts.extend(slots.map(|slot| slot.name.as_str()));
+            parts.extend(live.slots(&lines.backend).iter().map(|slot| slot.name.as_str()));
         }
     }
     parts.extend(live.maps.keys().map(String::as_str));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::bundle::{Bundle, Presented, Slot};
-use crate::model::Digest;
+use crate::model::{Digest, Shared};
 use crate::separation::differing;
 
 /// What turns one bundle into another whose fragments and secrets are the same.
@@ -18,7 +18,7 @@ pub struct Patch {
     digest: Digest,
     /// The slots of backends in which they differ.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    servers: BTreeMap<String, Vec<Slot>>,
+    servers: BTreeMap<String, Shared<Vec<Slot>>>,
     /// The entries of maps that differ; none: the entry goes.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     maps: BTreeMap<String, BTreeMap<String, Option<String>>>,
@@ -120,8 +120,8 @@ impl Patch {
             bundle.fragments.get_mut(place).ok_or(NotThis)?.change().intents = intents;
         }
         // The names of slots belong to the static digest, which `base` was judged by.
-        let names = |(slots, old): (&Vec<Slot>, &Vec<Slot>)| {
-            slots.iter().map(|slot| &slot.name).eq(old.iter().map(|slot| &slot.name))
+        let names = |(slots, old): (&Shared<Vec<Slot>>, &Shared<Vec<Slot>>)| {
+            slots.is(old) || slots.iter().map(|slot| &slot.name).eq(old.iter().map(|slot| &slot.name))
         };
         let kept = bundle.live.servers.values().zip(base.live.servers.values()).all(names);
         if kept && bundle.live.digest(&bundle.static_digest) == bundle.digest {
@@ -168,7 +168,7 @@ mod tests {
                 let slot = serde_json::json!({ "name": name, "occupant": seat.as_ref().map(occupant) });
                 serde_json::from_value(slot).unwrap()
             };
-            names.map(slot).collect::<Vec<Slot>>()
+            Shared::from(names.map(slot).collect::<Vec<Slot>>())
         };
         let fragment = Fragment {
             file: "haproxy.cfg".to_owned(),
@@ -230,7 +230,7 @@ mod tests {
         let mut patch = Patch::between(&base, &wanted).unwrap();
         patch.servers.remove("b");
         assert_eq!(patch.clone().over(&base), Err(NotThis), "the digest is not of this");
-        patch.servers.insert("c".to_owned(), Vec::new());
+        patch.servers.insert("c".to_owned(), Shared::default());
         assert_eq!(patch.over(&base), Err(NotThis), "there is no such backend");
     }
 }

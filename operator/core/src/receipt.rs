@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::bundle::{Bundle, Live, Presented, SEATS, Slot};
-use crate::model::Digest;
+use crate::model::{Digest, Shared};
 use crate::plan::Shape;
 
 /// Proof, read back from the running proxy, of what a target runs.
@@ -19,7 +19,7 @@ pub struct Receipt {
     /// Who sits in which slot of each declared backend, read back: the assignment that the next rendering
     /// starts from, with the two below.
     #[serde(default)]
-    pub servers: BTreeMap<String, Vec<Slot>>,
+    pub servers: BTreeMap<String, Shared<Vec<Slot>>>,
     /// Which route sits in which declared backend: [`SEATS`], read back.
     #[serde(default)]
     pub seats: BTreeMap<String, String>,

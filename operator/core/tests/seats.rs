@@ -90,7 +90,9 @@ fn receipt(bundle: &Bundle) -> Receipt {
 /// The same after everybody who left has been gone for long enough.
 fn rested(receipt: &Receipt) -> Receipt {
     let mut rested = receipt.clone();
-    rested.servers.values_mut().flatten().for_each(|slot| slot.left = None);
+    for slots in rested.servers.values_mut() {
+        slots.change().iter_mut().for_each(|slot| slot.left = None);
+    }
     rested
 }
 

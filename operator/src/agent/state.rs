@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use interlock_core::bundle::{Bundle, CLOSED, Live, Occupant, Slot};
-use interlock_core::model::UpstreamAddr;
+use interlock_core::model::{Shared, UpstreamAddr};
 
 use super::certificates::{Presenting, Secrets, has_list};
 use super::commands::escaped;
@@ -154,8 +154,9 @@ impl State {
     /// line of its configuration looks up, and that therefore is not loaded.
     pub(super) fn live(&self, bundle: &Bundle, secrets: Secrets<'_>) -> Live {
         let mut live = bundle.live.clone();
-        for (backend, slots) in live.servers.iter_mut().filter(|(name, _)| self.servers.contains_key(*name)) {
-            for slot in slots {
+        for backend in self.servers.keys() {
+            let Some(slots) = live.servers.get_mut(backend) else { continue };
+            for slot in slots.change() {
                 let read = self.server(backend, slot).map(|server| server.slot(slot.name.clone()));
                 *slot = read.unwrap_or(Slot { occupant: None, left: None, ..slot.clone() });
             }
@@ -176,7 +177,7 @@ impl State {
                 servers.iter().filter_map(|(name, server)| Some(server.slot(name.parse().ok()?))).collect();
             // `s2` before `s10`.
             slots.sort_by_key(|slot| (slot.name.as_str().len(), slot.name.clone()));
-            slots
+            Shared::from(slots)
         };
         let servers = self.servers.iter().map(|(name, servers)| (name.clone(), slots(servers))).collect();
         let maps = self.maps.iter().map(|(name, map)| (name.clone(), map.entries.iter().cloned().collect()));

@@ -67,3 +67,11 @@ impl<T: FromIterator<A>, A> FromIterator<A> for Shared<T> {
         T::from_iter(items).into()
     }
 }
+
+impl<'a, T> IntoIterator for &'a Shared<Vec<T>> {
+    type Item = &'a T;
+    type IntoIter = std::slice::Iter<'a, T>;
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}

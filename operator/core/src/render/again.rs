@@ -52,7 +52,7 @@ pub(super) fn bundle(known: (&Plan, &Bundle), last: &Receipt, plan: &Plan) -> Op
         if !slots.iter().map(|slot| &slot.name).eq(seat.slots.iter().map(|slot| &slot.name)) {
             return None;
         }
-        slots.clone_from(&seat.slots);
+        *slots = seat.slots.clone().into();
         let of = |fragment: &Shared<Fragment>| {
             fragment.servers.as_ref().is_some_and(|lines| lines.backend == *name)
         };

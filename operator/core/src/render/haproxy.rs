@@ -78,7 +78,8 @@ pub(super) fn render(
     if https(plan).is_some() {
         fragments.extend(certificate_fragments(plan, templates)?);
     }
-    let servers = assignment.seats.iter().map(|(name, seat)| (name.clone(), seat.slots.clone())).collect();
+    let servers =
+        assignment.seats.iter().map(|(name, seat)| (name.clone(), seat.slots.clone().into())).collect();
     let certificates = https(plan).map(|_| presented(plan)).unwrap_or_default();
     let live = Live { servers, maps: maps(plan, &assignment.places()), certificates };
     let (target, cluster) = (plan.target.clone(), plan.cluster.clone());

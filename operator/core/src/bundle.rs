@@ -145,7 +145,7 @@ pub struct Live {
     pub servers: BTreeMap<String, Shared<Vec<Slot>>>,
     /// Map files by name (`hosts.map`): key to value, sorted.
     #[serde(default)]
-    pub maps: BTreeMap<String, BTreeMap<String, String>>,
+    pub maps: BTreeMap<String, Shared<BTreeMap<String, String>>>,
     /// Certificates that are presented, by the name of their file among the secrets.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub certificates: BTreeMap<String, Presented>,

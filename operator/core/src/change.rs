@@ -63,7 +63,7 @@ pub fn differences(before: &Bundle, after: &Bundle) -> Vec<String> {
 fn pieces(bundle: &Bundle) -> BTreeMap<String, String> {
     let paths = Paths { dir: DIR, run: RUN, secrets: SECRETS };
     let own = bundle.static_digest.as_str();
-    let seats = bundle.live.maps.get(SEATS).into_iter().flatten();
+    let seats = bundle.live.maps.get(SEATS).into_iter().flat_map(|seats| seats.iter());
     let routes: BTreeMap<&str, &str> = seats.map(|(route, seat)| (seat.as_str(), route.as_str())).collect();
     let name = |fragment: &Fragment| match &fragment.servers {
         Some(lines) if lines.backend.starts_with(SPARE) => routes
@@ -94,7 +94,7 @@ mod tests {
             text: text.to_owned(),
             ..Fragment::default()
         };
-        let map = [("key".to_owned(), entry.to_owned())].into();
+        let map = [("key".to_owned(), entry.to_owned())].into_iter().collect();
         let live = Live { maps: [("a.map".to_owned(), map)].into(), ..Live::default() };
         let (target, cluster) = ("t".parse().unwrap(), "c".parse().unwrap());
         Bundle::new(target, cluster, ProxyKind::Haproxy, vec![fragment], live, Vec::new())

@@ -105,7 +105,7 @@ impl Patch {
             *bundle.live.servers.get_mut(&backend).ok_or(NotThis)? = slots;
         }
         for (name, entries) in self.maps {
-            let map = bundle.live.maps.get_mut(&name).ok_or(NotThis)?;
+            let map = bundle.live.maps.get_mut(&name).ok_or(NotThis)?.change();
             for (key, value) in entries {
                 match value {
                     Some(value) => map.insert(key, value),
@@ -183,7 +183,7 @@ mod tests {
         };
         let live = Live {
             servers: [("a".to_owned(), slots(&seats[..2])), ("b".to_owned(), slots(&seats[2..]))].into(),
-            maps: [("hosts.map".to_owned(), entries.clone())].into(),
+            maps: [("hosts.map".to_owned(), entries.clone().into())].into(),
             certificates: [("x.pem".to_owned(), presented)].into(),
         };
         let (target, cluster) = ("edge".parse().unwrap(), "edge".parse().unwrap());

@@ -22,7 +22,7 @@ pub struct Receipt {
     pub servers: BTreeMap<String, Shared<Vec<Slot>>>,
     /// Which route sits in which declared backend: [`SEATS`], read back.
     #[serde(default)]
-    pub seats: BTreeMap<String, String>,
+    pub seats: Shared<BTreeMap<String, String>>,
     /// The shapes of declared backends, of the bundle with this static digest; those that are left out are
     /// plain.
     #[serde(default)]

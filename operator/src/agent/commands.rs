@@ -57,7 +57,7 @@ fn taken<'a>(bundle: &'a Bundle, before: Option<&Bundle>, state: &State) -> BTre
                 .get(SEATS)
                 .is_some_and(|map| map.entries.iter().any(|(there, value)| there == label && value == seat))
     };
-    let wanted = bundle.live.maps.get(SEATS).into_iter().flatten();
+    let wanted = bundle.live.maps.get(SEATS).into_iter().flat_map(|seats| seats.iter());
     wanted
         .filter(|(label, seat)| seat.starts_with(SPARE) && !had(label, seat))
         .map(|(_, seat)| seat.as_str())
@@ -142,7 +142,7 @@ impl State {
         commands.lines.extend(certificates.come);
         commands.lines.append(&mut coming);
         let mut going = Vec::new();
-        let mut maps: Vec<(&String, &BTreeMap<String, String>)> = bundle.live.maps.iter().collect();
+        let mut maps: Vec<_> = bundle.live.maps.iter().collect();
         maps.sort_by_key(|(name, _)| map_rank(name));
         for (name, wanted) in maps {
             // A map that no line looks up is not loaded; nothing can differ then.

@@ -63,14 +63,23 @@ pub(super) fn bundle(known: (&Plan, &Bundle), last: &Receipt, plan: &Plan) -> Op
     }
     let moved: BTreeMap<_, &str> =
         seats.iter().filter_map(|(name, seat)| Some((seat.tenant.as_ref()?, name.as_str()))).collect();
+    let asked: Vec<_> = new
+        .iter()
+        .flat_map(|route| {
+            let place = moved.get(&route.backend).copied();
+            lookups(route, place.or_else(|| last.seats.get(&route.label()).map(String::as_str)))
+        })
+        .collect();
+    let stays = |map: &str, key: &str| asked.iter().any(|(of, it, _)| (*of, it.as_str()) == (map, key));
     for (map, key, _) in old.iter().flat_map(|route| lookups(route, Some(""))) {
-        live.maps.get_mut(map)?.remove(&key);
+        if !stays(map, &key) {
+            live.maps.get_mut(map)?.change().remove(&key);
+        }
     }
-    for route in &new {
-        let place = moved.get(&route.backend).copied();
-        let place = place.or_else(|| last.seats.get(&route.label()).map(String::as_str));
-        for (map, key, value) in lookups(route, place) {
-            live.maps.get_mut(map)?.insert(key, value);
+    for (map, key, value) in &asked {
+        let map = live.maps.get_mut(*map)?;
+        if map.get(key) != Some(value) {
+            map.change().insert(key.clone(), value.clone());
         }
     }
     let digest = live.digest(&bundle.static_digest);

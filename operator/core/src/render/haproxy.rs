@@ -199,7 +199,10 @@ const MAPS: [&str; 8] = [
 
 /// The look-ups. A route is known by its label (`shop.example.com/app`); what only some routes have
 /// stands in maps of its own, so that all others share one shape.
-fn maps(plan: &Plan, places: &BTreeMap<&BackendId, &str>) -> BTreeMap<String, BTreeMap<String, String>> {
+fn maps(
+    plan: &Plan,
+    places: &BTreeMap<&BackendId, &str>,
+) -> BTreeMap<String, Shared<BTreeMap<String, String>>> {
     // Lists at first: a map that is made of a whole list is made far quicker than one entry after the other.
     let mut maps: BTreeMap<&str, Vec<(String, String)>> = MAPS.map(|name| (name, Vec::new())).into();
     for route in &plan.routes {

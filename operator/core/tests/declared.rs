@@ -23,7 +23,7 @@ fn world(spec: Value) -> (Observed, Config) {
     };
     let cluster = ServiceClusterSpec::implicit(ProxyKind::Haproxy);
     let clusters = BTreeMap::from([("haproxy".parse().unwrap(), cluster)]);
-    (observed, Config { clusters, embedded: None, read_only: false })
+    (observed, Config { clusters, ..Config::default() })
 }
 
 #[test]

@@ -166,6 +166,7 @@ fn other_values() -> BTreeMap<&'static str, Value> {
         ("listeners.httpsAlways", json!(true)),
         ("listeners.ipv6", json!(false)),
         ("sharing", json!("owner")),
+        ("claims", json!([{ "hosts": ["other.example.com"], "owners": [] }])),
         ("unknownHost", json!("503")),
         ("trustImageLabels", json!(true)),
         ("containerHostnames", json!(true)),
@@ -209,6 +210,7 @@ fn complete() -> Value {
         ("maxConnections", json!(1000)),
         ("nginx.workerProcesses", json!(1)),
         ("stats", json!({ "user": "admin", "passwordFile": "/stats" })),
+        ("claims", json!([])),
         ("certificates", json!({ "directory": "/certs", "default": "any.pem" })),
     ] {
         set(&mut spec, path, value);

@@ -9,11 +9,11 @@ use interlock_core::compile::{Compiled, Config, Memory, compile, compile_with};
 use interlock_core::declared::Declared;
 use interlock_core::explain::why;
 use interlock_core::model::{
-    AgentView, Attachment, Container, ContainerId, ContainerState, Departed, EngineView, Freshness, Health,
-    Observed, Port, ProbeResult, PublishedPort, Readiness, Timestamp,
+    AgentView, Attachment, ClusterName, Container, ContainerId, ContainerState, Departed, EngineView,
+    Freshness, Health, Observed, Port, ProbeResult, PublishedPort, Readiness, Shared, Timestamp,
 };
 use interlock_core::plan::Abilities;
-use interlock_crds::{ProxyKind, ReadinessMode, RouteSpec, ServiceClusterSpec, Sharing};
+use interlock_crds::{ClaimSpec, ProxyKind, ReadinessMode, RouteSpec, ServiceClusterSpec, Sharing};
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -147,6 +147,21 @@ fn declared() -> impl Strategy<Value = Declared> {
     btree_map(name, route, 0..3).prop_map(|routes| Declared { routes, ..Declared::default() })
 }
 
+/// Clusters that documents declare, some of them under a name that the settings have.
+fn clusters() -> impl Strategy<Value = BTreeMap<ClusterName, Shared<ServiceClusterSpec>>> {
+    let name = select(vec!["haproxy", "nginx", "edge"]).prop_map(|name| name.parse().unwrap());
+    let spec = (any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(nginx, named, claimed)| {
+        let claims = vec![ClaimSpec { hosts: vec!["*".to_owned()], owners: vec!["image:*".to_owned()] }];
+        let spec = ServiceClusterSpec {
+            proxies: if named { vec!["name-1".to_owned()] } else { Vec::new() },
+            claims: if claimed { claims } else { Vec::new() },
+            ..ServiceClusterSpec::implicit(if nginx { ProxyKind::Nginx } else { ProxyKind::Haproxy })
+        };
+        spec.into()
+    });
+    btree_map(name, spec, 0..3)
+}
+
 fn observed() -> impl Strategy<Value = Observed> {
     let fresh = select(vec![
         Freshness::Fresh,
@@ -217,8 +232,10 @@ fn config() -> impl Strategy<Value = Config> {
                     ("haproxy".parse().unwrap(), haproxy),
                     ("nginx".parse().unwrap(), spec(ProxyKind::Nginx)),
                 ]),
+                implicit: BTreeSet::from(["nginx".parse().unwrap()]),
                 embedded: embedded.then(|| "haproxy".parse().unwrap()),
                 read_only,
+                ..Config::default()
             }
         })
 }
@@ -390,13 +407,16 @@ proptest! {
     fn one_change_after_the_other_comes_to_the_whole(
         first in observed(),
         config in config(),
-        changes in vec(change(), 1..12),
+        changes in vec((change(), prop::option::weighted(0.3, clusters())), 1..12),
     ) {
         let mut memory = Memory::default();
         let mut now = Observed { declared: Declared::default().into(), ..first };
         let mut compiled = compile_with(&now, &config, &mut memory);
-        for change in changes {
+        for (change, clusters) in changes {
             change.made(&mut now, &compiled);
+            if let Some(clusters) = clusters {
+                now.declared = Declared { clusters, ..Declared::default() }.into();
+            }
             (now.standings, now.ownership) = (compiled.standings.clone(), compiled.ownership.clone());
             compiled = compile_with(&now, &config, &mut memory);
             prop_assert_eq!(&*compiled, &compile(&now, &config));
@@ -439,8 +459,7 @@ proptest! {
                 ("haproxy".parse().unwrap(), spec(ProxyKind::Haproxy)),
                 ("nginx".parse().unwrap(), spec(ProxyKind::Nginx)),
             ]),
-            embedded: None,
-            read_only: false,
+            ..Config::default()
         };
         let cold = compile(&observed, &config);
         let passed = ProbeResult { passing: true, passed_once: true, error: None, took_ms: None };

@@ -85,7 +85,7 @@ impl Judged {
             }
             for document in manifest::read(file, text) {
                 let Some((kind, id)) = &document.id else { continue };
-                if title != format!("{} {id}", kind.as_str()) {
+                if title != manifest::title(*kind, id) {
                     continue;
                 }
                 let line = field.and_then(|field| document.locate(text, field)).unwrap_or(document.line);

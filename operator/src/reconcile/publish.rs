@@ -39,6 +39,8 @@ pub struct Publisher {
     engine: EngineId,
     calls: Calls,
     told: BTreeSet<Finding>,
+    /// The clusters that were in force when it was told last.
+    clusters: BTreeSet<ClusterName>,
     failed: bool,
     changed: bool,
 }
@@ -98,6 +100,7 @@ impl Publisher {
             engine,
             calls,
             told: BTreeSet::new(),
+            clusters: BTreeSet::new(),
             failed: false,
             changed: false,
         }
@@ -261,6 +264,7 @@ impl Publisher {
         self.looks.publish(Look {
             at: cycle.observed.at,
             declared: cycle.observed.declared.clone(),
+            clusters: cycle.config.with(&cycle.observed.declared).clusters.keys().cloned().collect(),
             engines: cycle.observed.engines.iter().map(|(id, view)| (id.clone(), view.freshness)).collect(),
             compiled: cycle.compiled,
             proxies: targets
@@ -295,7 +299,7 @@ impl Publisher {
         self.metrics.stage(Stage::Render, took.render);
     }
 
-    fn count(&self, cycle: &Cycle<'_>, findings: &BTreeSet<Finding>) {
+    fn count(&mut self, cycle: &Cycle<'_>, findings: &BTreeSet<Finding>) {
         self.metrics.findings(findings);
         for (engine, view) in &cycle.observed.engines {
             self.metrics.engine(engine, view.freshness == Freshness::Fresh);
@@ -303,9 +307,16 @@ impl Publisher {
         for (call, total) in self.calls.snapshot() {
             self.metrics.docker_requests(&self.engine, call, total);
         }
-        for name in cycle.config.clusters.keys() {
+        let config = cycle.config.with(&cycle.observed.declared);
+        let now: BTreeSet<ClusterName> = config.clusters.keys().cloned().collect();
+        for name in now.difference(&self.clusters) {
+            self.metrics.know_cluster(name);
+        }
+        // What is gone is counted once more: it has nothing.
+        for name in now.union(&self.clusters) {
             self.count_cluster(name, cycle);
         }
+        self.clusters = now;
     }
 
     fn count_cluster(&self, name: &ClusterName, cycle: &Cycle<'_>) {

@@ -1,12 +1,12 @@
 //! The status of objects: what follows from the last look, written to them whenever it changes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use interlock_core::compile::Compiled;
 use interlock_core::declared::Declared;
-use interlock_core::model::{EngineId, Freshness, Shared, TargetId, Timestamp};
-use interlock_core::status::{self, Proxy, Said, Standing, World};
+use interlock_core::model::{ClusterName, EngineId, Freshness, Shared, TargetId, Timestamp};
+use interlock_core::status::{self, Place, Proxy, Said, Standing, World};
 use interlock_crds::schema::Kind;
 use interlock_crds::{Condition, ConditionStatus, Status};
 use tokio::sync::watch;
@@ -22,6 +22,8 @@ pub struct Look {
     pub at: Timestamp,
     /// The documents that it was at.
     pub declared: Shared<Declared>,
+    /// The clusters in force.
+    pub clusters: BTreeSet<ClusterName>,
     /// How far each engine's list can be believed.
     pub engines: BTreeMap<EngineId, Freshness>,
     /// What followed from them.
@@ -95,7 +97,15 @@ fn standing(look: &Look, world: &World<'_>, seen: &Seen) -> Option<Standing> {
             let known = look.declared.routes.get(id).is_some_and(|known| known == spec);
             known.then(|| world.route(id, spec))
         }
-        Spec::ServiceCluster(_) => Some(world.cluster(&id.name().parse().ok()?)),
+        Spec::ServiceCluster(spec) => {
+            let name = id.name().parse().ok()?;
+            if seen.stored.origin().is_some() {
+                let place = if look.clusters.contains(&name) { Place::Own } else { Place::Taken };
+                return Some(world.cluster(&name, place));
+            }
+            let known = look.declared.clusters.get(&name).is_some_and(|known| known == spec);
+            known.then(|| world.cluster(&name, Place::Document))
+        }
         Spec::Engine(_) => {
             let engine = id.name().parse().ok()?;
             Some(status::engine(&engine, look.engines.get(&engine).copied()))

@@ -12,7 +12,8 @@ pub use directory::Directory;
 pub use kept::{Kept, Store};
 pub use object::{Batch, Change, Content, Key, Spec, Stored, Written};
 pub use objects::{
-    Asked, Done, Expired, Feed, Happened, News, OWNER, Objects, Others, Outcome, Put, Refusal, Seen, Selector,
+    Asked, CONFIGURATION, Done, Expired, Feed, Happened, IMPLICIT, News, ORIGIN, OWNER, Objects, Others,
+    Outcome, Put, Refusal, Seen, Selector,
 };
 
 /// Why the store cannot be used.

@@ -74,6 +74,11 @@ impl Stored {
         self.metadata.generation.unwrap_or_default()
     }
 
+    /// Where it comes from, if it was not applied.
+    pub fn origin(&self) -> Option<&str> {
+        self.metadata.annotations.get(super::ORIGIN).map(String::as_str)
+    }
+
     /// As a document.
     pub fn written(&self, status: Option<Status>) -> Written {
         Object {

@@ -15,6 +15,12 @@ use super::{Backend, Directory, StoreError};
 
 /// The label that says whose an object is, so that its owner alone may prune it.
 pub const OWNER: &str = "interlock.dev/owner";
+/// The annotation that says where an object comes from that was not applied.
+pub const ORIGIN: &str = "interlock.dev/origin";
+/// From the configuration, which goes before what is applied.
+pub const CONFIGURATION: &str = "configuration";
+/// From nobody: what is applied takes its place.
+pub const IMPLICIT: &str = "default";
 /// So many writes a watcher may have missed.
 const RECENT: usize = 4096;
 /// So many batches a slow watcher may be behind.
@@ -39,7 +45,7 @@ struct State {
     /// Whether a proxy serves what was applied and is not here any more.
     lost: bool,
     content: Content,
-    /// Those of the configuration, which nobody can write here.
+    /// Those of the configuration, which nobody can write here, and those that nobody has written at all.
     fixed: BTreeMap<Key, Arc<Stored>>,
     statuses: BTreeMap<Key, Arc<Status>>,
     /// The last writes, oldest first.
@@ -406,7 +412,8 @@ impl State {
     }
 
     fn every(&self) -> impl Iterator<Item = &Arc<Stored>> {
-        self.fixed.values().chain(self.content.objects.values())
+        let shown = |stored: &&Arc<Stored>| !self.content.objects.contains_key(&stored.key);
+        self.fixed.values().filter(shown).chain(self.content.objects.values())
     }
 
     fn seen(&self, stored: &Arc<Stored>) -> Seen {
@@ -437,7 +444,7 @@ impl State {
             if !named.insert(put.key.clone()) {
                 return Err(Refusal::Twice(put.key));
             }
-            if self.fixed.contains_key(&put.key) {
+            if self.fixed.get(&put.key).is_some_and(|fixed| fixed.origin() != Some(IMPLICIT)) {
                 return Err(Refusal::Fixed(put.key));
             }
             let known = self.content.objects.get(&put.key);
@@ -539,6 +546,10 @@ fn made(
 ) -> Result<(Outcome, Arc<Stored>), Refusal> {
     let Put { key, mut metadata, spec, new } = put;
     metadata.namespace = key.kind.namespaced().then(|| key.id.namespace().to_owned());
+    // Whoever writes an object that was there by itself makes it theirs.
+    if metadata.annotations.remove(ORIGIN).is_some() && metadata.resource_version.as_deref() == Some("0") {
+        metadata.resource_version = None;
+    }
     match known {
         Some(_) if new => return Err(Refusal::Exists(key)),
         Some(known) => as_of(known, metadata.resource_version.as_ref())?,
@@ -586,7 +597,18 @@ fn declared(content: &Content) -> Declared {
         _ => None,
     });
     let routes: BTreeMap<_, _> = routes.collect();
-    Declared { applied: routes.keys().cloned().collect(), routes, faults: Vec::new() }
+    let clusters = content.objects.values().filter_map(|stored| match &stored.spec {
+        Spec::ServiceCluster(spec) => Some((stored.key.id.name().parse().ok()?, spec.clone())),
+        _ => None,
+    });
+    let clusters: BTreeMap<_, _> = clusters.collect();
+    Declared {
+        applied: routes.keys().cloned().collect(),
+        routes,
+        applied_clusters: clusters.keys().cloned().collect(),
+        clusters,
+        faults: Vec::new(),
+    }
 }
 
 #[cfg(test)]

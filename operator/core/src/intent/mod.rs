@@ -1,6 +1,7 @@
 //! Intents: what one workload asks for, parsed out of its dialect into types that cannot be wrong.
 
 pub(crate) mod check;
+pub(crate) mod claims;
 mod data;
 mod host;
 pub mod keys;

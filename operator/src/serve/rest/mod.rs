@@ -394,7 +394,8 @@ async fn one(rest: &Rest, body: Body) -> Result<Put, Problem> {
 async fn documents(rest: &Rest, body: Body) -> Result<(Vec<Put>, Vec<Finding>), Problem> {
     let text = body::text(body).await?;
     let config = Arc::clone(&rest.config);
-    tokio::task::spawn_blocking(move || body::read(&text, &config)).await.map_err(|_| ended())?
+    let clusters = rest.objects.declared().borrow().clusters.clone();
+    tokio::task::spawn_blocking(move || body::read(&text, &config, clusters)).await.map_err(|_| ended())?
 }
 
 /// Writes, which waits for the disk and so is done beside the runtime.

@@ -149,7 +149,7 @@ async fn what_is_wrong_is_named_and_nothing_changes() {
             "spec.rules[0].backendRefs[0].port",
             "port",
         ),
-        (format!("{good}  allow: [10.0.0.0/8]\n"), 422, "spec.allow", "no proxy does this yet"),
+        (format!("{good}  forwardAuth: {{address: a}}\n"), 422, "spec.forwardAuth", "no proxy does this yet"),
         (format!("{good}kind: Route\n"), 422, "", "duplicate field `kind`"),
         (good.replace("kind: Route", "kind: Ingress"), 422, "kind", "Ingress"),
         (format!("{good}{bomb}"), 422, "x", "no such field"),

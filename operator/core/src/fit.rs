@@ -92,7 +92,10 @@ impl<'a, K: Fn(&Plan) -> bool> Search<'a, K> {
             // Holding begins and ends by a live command, as endpoints do.
             let backend = backend.change();
             backend.hold = now.get(&backend.id).is_some_and(|now| now.hold);
-            backend.endpoints = endpoints(backend, now.get(&backend.id).copied(), level.is_some());
+            let now = now.get(&backend.id).copied();
+            // Whoever comes asks to be protected in another way than what runs does.
+            let more = level.is_some() && now.is_some_and(|now| now.policy.holds_under(&backend.policy));
+            backend.endpoints = endpoints(backend, now, more);
         }
         plan.backends.extend(self.wanted.backends.iter().filter(|backend| whole(&backend.id.host)).cloned());
         plan.backends.sort_by(|a, b| a.id.cmp(&b.id));

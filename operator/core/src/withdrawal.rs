@@ -30,10 +30,11 @@ fn is_part<T: PartialEq>(some: &[T], all: &[T]) -> bool {
 
 /// Whether a backend serves as before, on some of its endpoints. Whether it holds follows from who is left.
 fn shrinks(before: &Backend, after: &Backend) -> bool {
-    let Backend { id: _, balance, options, tls, slow_start, endpoints, hold: _, intents: _ } = after;
+    let Backend { id: _, balance, options, tls, slow_start, policy, endpoints, hold: _, intents: _ } = after;
     let had: BTreeMap<UpstreamAddr, bool> =
         before.endpoints.iter().map(|endpoint| (endpoint.address, endpoint.draining)).collect();
-    (balance, options, tls, slow_start) == (&before.balance, &before.options, &before.tls, &before.slow_start)
+    (balance, options, tls, slow_start, policy)
+        == (&before.balance, &before.options, &before.tls, &before.slow_start, &before.policy)
         && endpoints
             .iter()
             .all(|endpoint| had.get(&endpoint.address).is_some_and(|drained| endpoint.draining || !drained))

@@ -50,14 +50,14 @@ fn a_document_of_megabytes_is_no_plan_of_gigabytes() {
 fn why_names_the_document_that_keeps_a_host_closed() {
     let (observed, config) = world(json!({
         "hostnames": ["a.example.com"],
-        "allow": ["10.0.0.0/8"],
+        "forwardAuth": {"address": "http://192.0.2.9/"},
         "rules": [{"backendRefs": [{"kind": "Address", "address": "192.0.2.7", "port": 80}]}],
     }));
     let compiled = compile(&observed, &config);
     assert!(compiled.plans.values().all(|plan| plan.backends.iter().all(|b| b.endpoints.is_empty())));
     let answer = why(&compiled, &observed, &config, "a.example.com", "/");
     assert!(
-        answer.summary.contains("a.example.com/ is not served: `spec.allow`: no proxy"),
+        answer.summary.contains("a.example.com/ is not served: `spec.forwardAuth`: no proxy"),
         "{}",
         answer.summary
     );

@@ -23,6 +23,7 @@ use crate::model::{
     RouteName, UpstreamAddr,
 };
 use crate::plan::{Balance, HaproxyOption, UpstreamTls};
+use crate::policy::Policy;
 use interlock_crds::{Period, ReadinessMode};
 
 /// One route that one workload asks for.
@@ -116,6 +117,9 @@ pub struct RouteSettings {
     /// TLS to the endpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream_tls: Option<UpstreamTls>,
+    /// What is asked of a request beyond host and path.
+    #[serde(skip_serializing_if = "Policy::is_empty")]
+    pub policy: Policy,
 }
 
 /// A declared health check; run by the agent.

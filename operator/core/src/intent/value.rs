@@ -1,6 +1,9 @@
 //! Values: each setting's text parsed into its type, or why it cannot be.
 
+use std::net::IpAddr;
+
 use interlock_crds::{HaproxySpec, Period, ReadinessMode};
+use ipnet::IpNet;
 
 use super::keys::LONGEST_SLIP;
 use super::said::Fault;
@@ -154,6 +157,12 @@ pub(super) fn balance(text: &str) -> Result<(Balance, Option<Fault>), Fault> {
         }
     };
     Ok((taken, None))
+}
+
+/// A network that clients are in; an address is one of its own. `so` is what a bad one means.
+pub(super) fn clients(text: &str, so: &str) -> Result<IpNet, Fault> {
+    let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    network.map_err(|_| Fault::value(format!("`{}` is no network; {so}", shown(text))).write("10.0.0.0/8"))
 }
 
 /// A path with long-lived connections.

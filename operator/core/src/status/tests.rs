@@ -90,7 +90,10 @@ fn what_is_wrong_is_said_where_it_belongs() {
     let mut guarded = spec("web");
     guarded.compression = true;
     assert_eq!(said(&guarded, "Programmed", None)[0], "Accepted=True Accepted", "served without it");
-    guarded.allow = vec!["10.0.0.0/8".parse().unwrap()];
+    guarded.forward_auth = Some(interlock_crds::ForwardAuth {
+        address: "http://192.0.2.9/".to_owned(),
+        response_headers: Vec::new(),
+    });
     let closed = said(&guarded, "Programmed", Some(&compiled(&guarded)));
     assert_eq!(closed[0], "Accepted=False NotSupported");
     assert_eq!(closed[3], "Programmed=False NotAccepted");

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::bundle::{DIGEST, SECRETS};
 use crate::model::{Digest, HostPattern, IDENTITY_HOST, Shared};
 use crate::plan::{Abilities, Ability, Plan, Route};
+use crate::policy::halves;
 
 /// Client connections of one worker where the cluster sets none; each proxied one takes two descriptors.
 const MAX_CONNECTIONS: u32 = 4096;
@@ -185,16 +186,10 @@ fn names_hash(routes: &[Shared<Route>]) -> (usize, usize) {
 
 /// Networks for a `geo` block: host bits cleared, each once, and "everything" in two halves, because
 /// `geo` warns of a network that equals its default.
-fn networks(given: &[IpNet], fixed: &[&str]) -> Vec<String> {
+pub(super) fn networks(given: &[IpNet], fixed: &[&str]) -> Vec<String> {
     let mut all = BTreeSet::new();
     for net in given {
-        let net = net.trunc();
-        match net.subnets(1) {
-            Ok(halves) if net.prefix_len() == 0 => all.extend(halves.map(|half| half.to_string())),
-            _ => {
-                all.insert(net.to_string());
-            }
-        }
+        all.extend(halves(net.trunc()).iter().map(ToString::to_string));
     }
     all.extend(fixed.iter().map(|&net| net.to_owned()));
     all.into_iter().collect()

@@ -6,6 +6,7 @@ use interlock_crds::ServiceClusterSpec;
 use serde::Serialize;
 
 use super::base::{Listens, pem};
+use super::policy;
 use crate::model::{Digest, HostPattern, PathPrefix};
 use crate::plan::{Backend, BackendId, Balance, Plan, Route};
 
@@ -93,6 +94,8 @@ struct Place {
     bare_redirect: bool,
     /// The prefix to strip, as a regular expression.
     strip: Option<String>,
+    /// The variable that says whether a client is let in; none: everybody is.
+    gate: Option<String>,
     /// None: there is no endpoint.
     upstream: Option<String>,
     scheme: &'static str,
@@ -151,6 +154,7 @@ impl Place {
             https_only: route.https_only,
             bare_redirect: strips && *path == route.path,
             strip: strips.then(|| route.path.as_str().replace('.', "[.]").replace('+', "[+]")),
+            gate: backend.and_then(|backend| policy::gate(&backend.policy.access)),
             verify: upstream.is_some() && tls.is_some_and(|tls| tls.verify),
             upstream,
             scheme: if tls.is_some() { "https" } else { "http" },

@@ -355,13 +355,42 @@ pub fn raw(to: SocketAddr, bytes: &[u8]) -> io::Result<RawAnswer> {
 /// Asks over TLS with curl, as HTTP/2 or HTTP/1.1, without looking at the certificate. `host` is both the
 /// name in the handshake and, with the port, the request's host.
 pub fn tls(to: SocketAddr, host: &str, target: &str, http2: bool) -> io::Result<RawAnswer> {
+    curl(to, host, target, http2, None)
+}
+
+/// The same with a body whose length is not said.
+pub fn tls_upload(
+    to: SocketAddr,
+    host: &str,
+    target: &str,
+    http2: bool,
+    body: &str,
+) -> io::Result<RawAnswer> {
+    curl(to, host, target, http2, Some(body))
+}
+
+fn curl(
+    to: SocketAddr,
+    host: &str,
+    target: &str,
+    http2: bool,
+    upload: Option<&str>,
+) -> io::Result<RawAnswer> {
     let port = to.port();
-    let output = Command::new("curl")
+    let mut child = Command::new("curl")
+        .args(upload.map(|_| ["--request", "GET", "--upload-file", "-"]).into_iter().flatten())
         .args(["--silent", "--insecure", "--include", "--path-as-is", "--max-time", "10", "--noproxy", "*"])
         .arg(if http2 { "--http2" } else { "--http1.1" })
         .arg("--resolve")
         .arg(format!("{host}:{port}:{}", to.ip()))
         .arg(format!("https://{host}:{port}{target}"))
-        .output()?;
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    if let Some(mut input) = child.stdin.take() {
+        // Whoever is refused need not read all of it.
+        let _ = input.write_all(upload.unwrap_or_default().as_bytes());
+    }
+    let output = child.wait_with_output()?;
     Ok(RawAnswer::parse(&output.stdout))
 }

@@ -60,6 +60,9 @@ struct Case {
     /// The whole request, where it cannot be said with the above.
     #[serde(default)]
     raw: Option<String>,
+    /// A body whose length is not said, over TLS.
+    #[serde(default)]
+    upload: Option<String>,
     /// 0: no answer at all.
     status: u16,
     /// The proxy that it is asked of, where they cannot be equal.
@@ -110,6 +113,10 @@ static TABLE: LazyLock<Table> =
 static ACCESS: LazyLock<Table> =
     LazyLock::new(|| serde_yaml::from_str(include_str!("matching/access.yaml")).expect("access.yaml"));
 
+/// What routes change in requests and answers.
+static CHANGES: LazyLock<Table> =
+    LazyLock::new(|| serde_yaml::from_str(include_str!("matching/changes.yaml")).expect("changes.yaml"));
+
 /// The running pieces.
 struct Setup {
     proxy: Proxy,
@@ -155,7 +162,12 @@ impl Setup {
                 bare::raw(self.proxy.http, &bytes).expect("an answer")
             }
             over => {
-                bare::tls(self.proxy.https, host.expect("a host"), target, over == Over::H2).expect("curl")
+                let (to, host, http2) = (self.proxy.https, host.expect("a host"), over == Over::H2);
+                match &case.upload {
+                    None => bare::tls(to, host, target, http2),
+                    Some(body) => bare::tls_upload(to, host, target, http2, body),
+                }
+                .expect("curl")
             }
         }
     }
@@ -259,7 +271,7 @@ fn run_protected(kind: ProxyKind, policy: &Policy, refused: u16, protected: impl
 /// No request from this machine is let in.
 fn nobody_from_here() -> Policy {
     let here: Vec<IpNet> = vec!["127.0.0.0/8".parse().expect("a network")];
-    Policy { access: Access { deny: here.into(), ..Access::default() } }
+    Policy { access: Access { deny: here.into(), ..Access::default() }, ..Policy::default() }
 }
 
 /// Every line is one JSON object with the keys of the schema, whatever bytes the requests had.
@@ -305,6 +317,13 @@ fn nothing_slips_through_to_protected_paths() {
 fn networks_let_in_whom_they_should() {
     for kind in [ProxyKind::Haproxy, ProxyKind::Nginx] {
         run(kind, &ACCESS);
+    }
+}
+
+#[test]
+fn requests_and_answers_are_changed_as_asked() {
+    for kind in [ProxyKind::Haproxy, ProxyKind::Nginx] {
+        run(kind, &CHANGES);
     }
 }
 

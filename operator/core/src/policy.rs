@@ -1,9 +1,15 @@
 //! What a route asks beyond host and path: decided by the proxy before a request reaches any endpoint.
 
+mod headers;
+
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
+
+use crate::model::{Hostname, PathPrefix};
+pub use headers::{HeaderChanges, HeaderError, HeaderName, HeaderValue};
 
 /// What a route asks beyond host and path. It belongs to the backend, so that no way to its endpoints leads past it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -12,9 +18,27 @@ pub struct Policy {
     /// Who is let in.
     #[serde(skip_serializing_if = "Access::is_open")]
     pub access: Access,
+    /// The largest request body in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body_size: Option<u64>,
+    /// The host that endpoints see; none: the client's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<Hostname>,
+    /// The path that endpoints see; none: the client's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathPrefix>,
+    /// What is done to the headers that endpoints see.
+    #[serde(skip_serializing_if = "HeaderChanges::is_empty")]
+    pub request: HeaderChanges,
+    /// What is done to the headers that clients see.
+    #[serde(skip_serializing_if = "HeaderChanges::is_empty")]
+    pub response: HeaderChanges,
 }
 
 impl Policy {
+    /// The smallest and the largest bound of a body: nginx takes 0 for none, and both count that far.
+    pub const BODY: RangeInclusive<u64> = 1..=1 << 40;
+
     /// Whether nothing is asked.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -22,7 +46,8 @@ impl Policy {
 
     /// Whether an endpoint that asks for this may be served under another policy: what protects it must hold.
     pub fn holds_under(&self, other: &Self) -> bool {
-        self.access.is_open() || self.access == other.access
+        (self.access.is_open() || self.access == other.access)
+            && (self.body_size.is_none() || self.body_size == other.body_size)
     }
 }
 

@@ -80,6 +80,11 @@ const SAMPLES: &[Samples] = &[
         &[("10.0.0.0/33", Value), ("", Value), ("all", Value)],
     ),
     samples(S::Deny, &["10.0.0.0/8"], &[("10.0.0/8", Value), ("10.0.0.0/8;evil", Value)]),
+    samples(
+        S::BodySize,
+        &["1", "1048576"],
+        &[("1m", Value), ("0", Value), ("-1", Value), ("99999999999999", Value)],
+    ),
     samples(S::Owner, &["team-shop"], &[("\u{7}", Value)]),
 ];
 

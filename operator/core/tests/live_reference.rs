@@ -58,6 +58,7 @@ const SAMPLES: &[(&str, Pairs, &str)] = &[
     ("readiness", &[], "none"),
     ("allow", &[], "10.0.0.0/8"),
     ("deny", &[], "10.0.0.0/8"),
+    ("limits.bodysize", &[], "1048576"),
     ("owner", &[], "shop"),
 ];
 

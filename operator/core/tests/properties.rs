@@ -20,7 +20,7 @@ use proptest::sample::select;
 use serde_json::{Value, json};
 
 const NETWORKS: [&str; 4] = ["front", "shop_back", "bridge", "host"];
-const LABELS: [(&str, &[&str]); 18] = [
+const LABELS: [(&str, &[&str]); 19] = [
     ("interlock.host", &["a.example.com", "b.example.com", "*.example.com", "bad host", ""]),
     ("interlock.hostname", &["test", "a.example.com", "\n"]),
     ("interlock.alias_domain.0", &["c.example.com", "a.example.com"]),
@@ -33,6 +33,7 @@ const LABELS: [(&str, &[&str]); 18] = [
     ("interlock.ssl_cert", &["web.pem", "../key"]),
     ("interlock.warm", &["true"]),
     ("interlock.allow", &["10.0.0.0/8", "10.0.0.1, ::/0", "everybody", ""]),
+    ("interlock.limits.bodysize", &["9", "1k", ""]),
     ("interlock.deny", &["10.1.0.0/16", "::ffff:0:0/96", "10.0.0.0/33"]),
     ("interlock.health_check", &["httpchk GET /", "tcp-check", "rm"]),
     ("interlock.ext.name", &["haproxy", "nginx", "apache"]),
@@ -133,6 +134,7 @@ fn declared() -> impl Strategy<Value = Declared> {
         "{}",
         r#"{"allow": ["10.0.0.0/8"]}"#,
         r#"{"deny": ["10.0.0.0/8"], "allow": ["::/0"]}"#,
+        r#"{"limits": {"bodySize": 9}}"#,
         r#"{"forwardAuth": {"address": "http://192.0.2.9/"}}"#,
         r#"{"tls": {"redirect": true}, "warm": true}"#,
         r#"{"parentRefs": [{"name": "nginx"}]}"#,

@@ -52,7 +52,7 @@ fn app(host: &str, endpoints: &[u8]) -> App {
 /// Whom a route keeps out.
 fn without(network: &str) -> Policy {
     let deny = vec![network.parse().unwrap()].into();
-    Policy { access: Access { deny, ..Access::default() } }
+    Policy { access: Access { deny, ..Access::default() }, ..Policy::default() }
 }
 
 impl App {

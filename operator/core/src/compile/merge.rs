@@ -174,12 +174,14 @@ fn unprotected(one: &Candidate<'_>, winner: &Candidate<'_>, route: &str) -> Find
         one.container.name, winner.container.name
     );
     let subject = one.subject().with_route(route);
-    let fix = format!("give every container of {route} the same `allow` and `deny`, or stop the older one");
+    let fix = format!(
+        "give every container of {route} the same `allow`, `deny` and `limits`, or stop the older one"
+    );
     Finding::new(Verdict::Refused, Reason::SettingConflict, subject, message).fix(fix)
 }
 
 /// The settings of a host and path, by the name that a label gives them.
-fn fields(intent: &Intent) -> [(&'static str, String); 12] {
+fn fields(intent: &Intent) -> [(&'static str, String); 13] {
     let settings = &intent.settings;
     let or_none = |text: Option<String>| text.map_or_else(|| "none".to_owned(), |text| format!("`{text}`"));
     let flag = |set: bool| if set { "on" } else { "off" }.to_owned();
@@ -208,6 +210,7 @@ fn fields(intent: &Intent) -> [(&'static str, String); 12] {
         ("slow_start", or_none(settings.slow_start.map(|period| period.to_string()))),
         ("ssl_backend", upstream.to_owned()),
         ("allow", networks(access.allow.as_ref())),
+        ("limits.bodysize", or_none(settings.policy.body_size.map(|size| size.to_string()))),
         ("deny", networks(Some(&access.deny).filter(|deny| !deny.is_empty()))),
     ]
 }

@@ -198,6 +198,7 @@ impl<'a> Reader<'a> {
         let mut settings = common.settings.clone();
         settings.https_only |= filters.https_only;
         settings.tls |= filters.https_only;
+        filters.policy.clone().over(&mut settings.policy);
         settings.websocket.retain(|endpoint| path.covers(endpoint.as_str()));
         Intent {
             digest: Digest::of([]),

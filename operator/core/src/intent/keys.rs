@@ -65,6 +65,8 @@ pub enum Setting {
     Allow,
     /// Networks that are not.
     Deny,
+    /// The largest request body.
+    BodySize,
     /// Who stands behind the container.
     Owner,
 }
@@ -250,6 +252,7 @@ pub const KEYS: &[Key] = {
         Key::label("readiness", S::Readiness, Text, "What admits the container: `auto`, `docker`, `probe` or `none`").of_container(),
         Key::label("allow", S::Allow, List, "Networks that are let in, comma-separated, as `10.0.0.0/8`; default: all").reload(),
         Key::label("deny", S::Deny, List, "Networks that are not let in, whatever `interlock.allow` says").reload(),
+        Key::label("limits.bodysize", S::BodySize, Number, "The largest request body in bytes; default: any size").reload(),
         Key::label("owner", S::Owner, Text, "Who stands behind a container that neither compose nor Swarm manages").of_container(),
         Key::data("hostname", S::Hostname, Text, "A name before `domain`, or a full name when there is no domain"),
         Key::data("domain", S::Domain, Text, "The domain after `hostname`; alone it is the name"),

@@ -102,7 +102,7 @@ fn settings(reader: &mut Reader<'_>, path: &PathPrefix, spec: &ServiceClusterSpe
         options: options(reader, spec.proxy),
         slow_start: slow_start(reader, spec.proxy),
         upstream_tls: upstream_tls(reader),
-        policy: Policy { access: access(reader) },
+        policy: policy(reader),
         ..RouteSettings::default()
     };
     tls(reader, &mut settings, spec);
@@ -239,6 +239,16 @@ fn options(reader: &mut Reader<'_>, proxy: ProxyKind) -> Vec<HaproxyOption> {
         }
     }
     options
+}
+
+/// What protects the route. What cannot be read protects more, never less.
+fn policy(reader: &mut Reader<'_>) -> Policy {
+    let body_size = match reader.one(Setting::BodySize, value::bytes) {
+        Pick::Absent => None,
+        Pick::Good(size) => Some(size),
+        Pick::Bad => Some(*Policy::BODY.start()),
+    };
+    Policy { access: access(reader), body_size, ..Policy::default() }
 }
 
 /// Who is let in. A network that cannot be read lets nobody in; where it should have kept somebody out, nobody is.

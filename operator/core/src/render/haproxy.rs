@@ -14,7 +14,7 @@ use crate::bundle::{
 };
 use crate::model::{Digest, HostPattern, Shared};
 use crate::plan::{Abilities, BackendId, Balance, Plan, Route, Shape, UpstreamTls};
-use crate::policy::{Access, Networks};
+use crate::policy::{Access, Networks, Policy};
 
 /// The proxy's main file.
 const CONFIG: &str = "haproxy.cfg";
@@ -134,6 +134,10 @@ fn seat_fragment(
         options: options.iter().map(crate::plan::HaproxyOption::as_str).collect(),
         tunnel: millis(plan.settings.timeouts.tunnel),
         hold_max: holds(plan).then_some(plan.settings.hold_max),
+        body_size: policy.body_size,
+        host: policy.host.as_ref().map(crate::model::Hostname::as_str),
+        path: policy.path.as_ref().map(crate::model::PathPrefix::as_str),
+        headers: headers(policy),
         access: (!policy.access.is_open()).then(|| AccessView::of(&policy.access, plan)),
     };
     let tls = match tls {
@@ -285,6 +289,25 @@ struct BackendView<'a> {
     tunnel: u64,
     hold_max: Option<u32>,
     access: Option<AccessView>,
+    body_size: Option<u64>,
+    host: Option<&'a str>,
+    path: Option<&'a str>,
+    /// Message, action, header and value in quotes.
+    headers: Vec<(&'static str, &'static str, &'a str, String)>,
+}
+
+/// What is done to headers, in HAProxy's words.
+fn headers(policy: &Policy) -> Vec<(&'static str, &'static str, &str, String)> {
+    let mut all = Vec::new();
+    for (message, changes) in [("http-request", &policy.request), ("http-response", &policy.response)] {
+        for (action, lines) in [("set-header", &changes.set), ("add-header", &changes.add)] {
+            all.extend(
+                lines.iter().map(|(name, value)| (message, action, name.as_str(), value.for_haproxy())),
+            );
+        }
+        all.extend(changes.remove.iter().map(|name| (message, "del-header", name.as_str(), String::new())));
+    }
+    all
 }
 
 /// Who is let in. HAProxy takes an IPv6 address that carries an IPv4 one (6to4, for one) for that one, and an IPv4

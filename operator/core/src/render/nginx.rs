@@ -20,6 +20,7 @@ pub(super) const TEMPLATES: &[(&str, &str)] = &[
     ("nginx/main.j2", include_str!("../../../../templates/nginx/main.j2")),
     ("nginx/http.j2", include_str!("../../../../templates/nginx/http.j2")),
     ("nginx/identity.j2", include_str!("../../../../templates/nginx/identity.j2")),
+    ("nginx/headers.j2", include_str!("../../../../templates/nginx/headers.j2")),
     ("nginx/gate.j2", include_str!("../../../../templates/nginx/gate.j2")),
     ("nginx/backend.j2", include_str!("../../../../templates/nginx/backend.j2")),
     ("nginx/host.j2", include_str!("../../../../templates/nginx/host.j2")),
@@ -41,6 +42,11 @@ pub(super) fn render(
         base("http", templates.fill("nginx/http.j2", Http::of(plan, abilities, &listens))?),
         base("identity", templates.fill("nginx/identity.j2", Identity::of(plan, &listens))?),
     ];
+    let added_to = policy::added_to(plan);
+    if !added_to.is_empty() {
+        fragments
+            .push(base("headers", templates.fill("nginx/headers.j2", policy::Names { names: added_to })?));
+    }
     for (name, (gate, intents)) in policy::gates(plan) {
         fragments.push(Fragment {
             file: FILE.to_owned(),

@@ -21,7 +21,7 @@ impl Reader<'_> {
             balance: self.balance(),
             options: self.options(),
             slow_start: self.slow_start(),
-            policy: Policy { access: self.access() },
+            policy: Policy { access: self.access(), body_size: self.body_size(), ..Policy::default() },
             upstream_tls: spec.backend_tls.as_ref().map(|tls| UpstreamTls { verify: tls.verify }),
             ..RouteSettings::default()
         };
@@ -57,6 +57,18 @@ impl Reader<'_> {
         }
         let allow = Some(&spec.allow).filter(|allow| !allow.is_empty());
         Access { allow: allow.cloned().map(Networks::from), deny: spec.deny.clone().into() }
+    }
+
+    fn body_size(&mut self) -> Option<u64> {
+        let asked = self.spec.limits.as_ref()?.body_size?;
+        let size = asked.clamp(*Policy::BODY.start(), *Policy::BODY.end());
+        if size != asked {
+            self.bad(
+                "spec.limits.bodySize",
+                Fault::value(format!("it is not from 1 to 1 TiB; {size} is taken")),
+            );
+        }
+        Some(size)
     }
 
     fn websocket(&mut self) -> Vec<PathPrefix> {

@@ -100,6 +100,7 @@ pub(super) struct Http<'a> {
     keep_alive_min: Option<u64>,
     connect: u64,
     redispatch: u64,
+    headers: Vec<(&'static str, String)>,
     forwarded: Vec<Header>,
     texts: Vec<Text>,
     utf8: &'static str,
@@ -111,6 +112,30 @@ pub(super) struct Http<'a> {
     default_certificate: Option<String>,
     listens: &'a [String],
     unknown_host: u16,
+}
+
+/// What endpoints are told in every request. A place that says anything of its own says all of it.
+const SENT: &[(&str, &str)] = &[
+    ("Host", "$interlock_host_header"),
+    ("Connection", "$interlock_connection"),
+    ("Upgrade", "$interlock_upgrade"),
+    ("Proxy", "\"\""),
+    ("X-Real-IP", "$interlock_real_ip"),
+    ("X-Request-Id", "$interlock_id"),
+    ("X-Forwarded-For", "$interlock_for"),
+    ("X-Forwarded-Proto", "$interlock_proto"),
+    ("X-Forwarded-Host", "$interlock_host"),
+    ("X-Forwarded-Port", "$interlock_port"),
+];
+
+/// Every header that nginx sends, and its value as it stands in the file.
+pub(super) fn sent() -> Vec<(&'static str, String)> {
+    let own = SENT.iter().map(|&(name, value)| (name, value.to_owned()));
+    own.chain(forged().map(|header| (header.name, format!("$interlock_{}", header.variable)))).collect()
+}
+
+fn forged() -> impl Iterator<Item = Header> {
+    crate::render::FORGED_HEADERS.iter().map(|name| Header { name, variable: super::policy::variable(name) })
 }
 
 /// A header and the part of a variable's name that it makes.
@@ -153,10 +178,8 @@ impl<'a> Http<'a> {
             connect: timeouts.connect.as_millis(),
             // One connect that timed out may be followed by another endpoint's, no more.
             redispatch: timeouts.connect.as_millis().saturating_add(1000),
-            forwarded: crate::render::FORGED_HEADERS
-                .iter()
-                .map(|name| Header { name, variable: name.to_ascii_lowercase().replace('-', "_") })
-                .collect(),
+            headers: sent(),
+            forwarded: forged().collect(),
             utf8: UTF8,
             texts: TEXTS.iter().map(|&(name, of, longest)| Text { name, of, longest }).collect(),
             times: TIMES.iter().map(|&(name, of)| Time { name, of }).collect(),

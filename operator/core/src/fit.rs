@@ -184,6 +184,24 @@ mod tests {
     }
 
     #[test]
+    fn whoever_comes_to_be_protected_waits_for_the_protection() {
+        let with = |last: &[u8], allow: Option<&str>| {
+            let mut plan = plan(&[("a.test", RR, last)]);
+            let allow = allow.map(|network| vec![network.parse::<ipnet::IpNet>().unwrap()].into());
+            plan.backends[0].change().policy.access.allow = allow;
+            plan
+        };
+        let (open, fenced) = (None, Some("10.0.0.0/8"));
+        for (running, wanted, served) in [
+            (open, fenced, "a.test/ RoundRobin c1"),
+            (fenced, Some("10.1.0.0/16"), "a.test/ RoundRobin c1"),
+            (fenced, fenced, "a.test/ RoundRobin c1,c2"),
+        ] {
+            assert_eq!(fitted(&with(&[1], running), &with(&[1, 2], wanted)), [served]);
+        }
+    }
+
+    #[test]
     fn a_hold_begins_and_ends_while_another_shape_waits() {
         let held = |balance, hold| {
             let mut plan = plan(&[("a.test", balance, &[])]);

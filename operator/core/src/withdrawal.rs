@@ -95,6 +95,8 @@ mod tests {
         let mut settings = start.clone();
         settings.settings.haproxy.spares += 1;
         let leastconn = format!("{}{}", backend("a.test", "balance: leastConn"), of("b.test", &[(3, true)]));
+        let mut fenced = start.clone();
+        fenced.backends[0].change().policy.body_size = Some(1);
         let mut https = start.clone();
         https.routes[0].change().https_only = true;
         for (what, after) in [
@@ -103,6 +105,7 @@ mod tests {
             ("a setting", settings),
             ("another balance", plan(&both, &leastconn)),
             ("another route", https),
+            ("another policy", fenced),
             ("one more route", plan(&routes(&["a.test", "b.test", "c.test"]), &of("a.test", &[]))),
             (
                 "one comes back",

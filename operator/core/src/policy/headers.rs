@@ -21,6 +21,9 @@ pub struct HeaderChanges {
 }
 
 impl HeaderChanges {
+    /// The most of one modifier: each is a line of the proxy's file.
+    pub const MOST: usize = 64;
+
     /// Whether nothing is changed.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()

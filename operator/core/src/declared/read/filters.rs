@@ -140,6 +140,10 @@ impl Reader<'_> {
         if let Some((_, twice)) = twice {
             told.push((format!("{field}.{name}"), format!("`{twice}` is there more than once")));
         }
+        if names.len() > HeaderChanges::MOST {
+            let message = format!("it changes {} headers; {} are the most", names.len(), HeaderChanges::MOST);
+            told.push((format!("{field}.{name}"), message));
+        }
         // nginx says both by itself, whatever the backend says.
         let own = |one: &&&HeaderName| one.is("Server") || one.is("Date");
         if let Some(one) = names.iter().find(own).filter(|_| self.cluster.proxy == ProxyKind::Nginx) {

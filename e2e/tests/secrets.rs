@@ -71,15 +71,22 @@ async fn secrets_are_nowhere_but_where_they_belong() -> Result {
                 "stats": { "user": "watcher", "passwordFile": "/certificates/password" },
             }})
         };
+        // One of them is the configuration's, the other one a document's.
+        let document = json!({
+            "apiVersion": "interlock.dev/v1alpha1", "kind": "ServiceCluster",
+            "metadata": { "name": "haproxy" }, "spec": cluster(Kind::Haproxy)["spec"],
+        });
         let operator = Operator::of(world)
             .config(json!({
-                "clusters": Kind::ALL.map(cluster), "log": { "level": "trace,interlock=trace" }, "pace": { "resync": "1s" },
+                "clusters": [cluster(Kind::Nginx)], "log": { "level": "trace,interlock=trace" }, "pace": { "resync": "1s" },
             }))
             .file("/certificates/shop.pem", certificate.as_bytes())
             .file("/certificates/shop.key", key.as_bytes())
             .file("/certificates/password", password.as_bytes())
             .ready()
             .await?;
+        operator.container.put("/documents.yaml", document.to_string().as_bytes()).await?;
+        ensure_eq!(operator.cli(&["apply", "-f", "/documents.yaml"]).await?.code, 0, "the cluster is applied");
         let mut proxies = Vec::new();
         for kind in Kind::ALL {
             let proxy = world.proxy(kind, &network).start().await?;
@@ -130,8 +137,28 @@ async fn secrets_are_nowhere_but_where_they_belong() -> Result {
             .await?;
         }
 
+        // What is kept of a generation that every proxy runs, and of one that was brought back.
+        let status = ["rollout", "status", "servicecluster/haproxy"];
+        ensure_eq!(operator.cli(&status).await?.code, 0, "the cluster is programmed");
+        let other = document.to_string().replace("\"proxy\":\"haproxy\"", "\"proxy\":\"haproxy\",\"holdMax\":7");
+        operator.container.put("/documents.yaml", other.as_bytes()).await?;
+        ensure_eq!(operator.cli(&["apply", "-f", "/documents.yaml"]).await?.code, 0, "the cluster is changed");
+        ensure_eq!(operator.cli(&["rollout", "undo", "servicecluster/haproxy"]).await?.code, 0, "and back");
+        let history = ["rollout", "history", "servicecluster/haproxy", "-o", "yaml"];
+        eventually(SOON, "what was rendered is kept", async || {
+            let said = operator.cli(&history).await?;
+            ensure!(said.out.contains("fragments:"), "{}{}", said.out, said.err);
+            Ok(())
+        })
+        .await?;
+
         for words in [
             &["render"][..],
+            &history,
+            &["backup", "-"],
+            &["get", "serviceclusters", "-o", "yaml"],
+            &["describe", "servicecluster", "haproxy"],
+            &["events"],
             &["render", "-o", "json"],
             &["why", &host, "-o", "json"],
             &["why", &refused],

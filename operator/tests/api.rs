@@ -16,6 +16,9 @@ use interlock_core::model::{Freshness, Observed, Shared as Owned, Timestamp};
 use interlock_core::status::Proxy;
 use serde_json::{Value, json};
 
+#[path = "api/rollout.rs"]
+mod rollout;
+
 /// An operator's API without an operator.
 struct Api {
     client: Client,
@@ -380,7 +383,7 @@ fn look(api: &Api, at: u64, state: &'static str, running: bool) -> Look {
     let (proxies, engines) =
         (proxies.collect(), BTreeMap::from([("local".parse().unwrap(), Freshness::Fresh)]));
     let clusters = settings.config.with(&declared).clusters.keys().cloned().collect();
-    Look { at: Timestamp(at), declared, clusters, engines, compiled, proxies }
+    Look { at: Timestamp(at), declared, clusters, engines, compiled, proxies, fragments: BTreeMap::new() }
 }
 
 /// The next line in which an object has this status of a condition.

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use interlock_crds::{ConditionStatus, RouteSpec, TargetStatus};
 
+use crate::bundle::Fragment;
 use crate::compile::Compiled;
 use crate::declared;
 use crate::finding::{Finding, Reason, Verdict};
@@ -142,6 +143,19 @@ impl<'a> World<'a> {
             self.programmed(&accepted, &plans, &targets),
         ];
         Standing { conditions, targets }
+    }
+
+    /// Of the pieces of a proxy's files those that serve a `Route`.
+    pub fn pieces<'f>(
+        &self,
+        target: &TargetId,
+        spec: &RouteSpec,
+        all: &'f [Shared<Fragment>],
+    ) -> Vec<&'f Shared<Fragment>> {
+        let Some(running) = self.running.get(target) else { return Vec::new() };
+        let backends = labels(spec).into_iter().filter_map(|label| running.get(&label)?.1);
+        let intents: BTreeSet<&Digest> = backends.flat_map(|backend| &backend.intents).collect();
+        all.iter().filter(|piece| piece.intents.iter().any(|intent| intents.contains(intent))).collect()
     }
 
     /// Whether one proxy provably runs what is asked for, route by route.

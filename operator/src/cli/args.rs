@@ -42,6 +42,9 @@ pub(super) enum Command {
     Describe(DescribeArgs),
     /// Take objects away.
     Delete(DeleteArgs),
+    /// What an object has said so far, and back to it.
+    #[command(subcommand)]
+    Rollout(RolloutCommand),
     /// Wait until something is true of an object; exit 1 if it is not in time.
     Wait(WaitArgs),
     /// Tell what happened in the last hours.
@@ -426,6 +429,63 @@ pub(super) struct DeleteArgs {
     pub(super) dry_run: Option<DryRun>,
     #[command(flatten)]
     pub(super) api: ApiArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum RolloutCommand {
+    /// The generations that are remembered, and what proxies ran of each.
+    History(HistoryArgs),
+    /// Bring a generation back, and hold it until the object is applied or released.
+    Undo(UndoArgs),
+    /// End the holding of what was brought back.
+    Release(ObjectArgs),
+    /// Wait until every proxy provably runs the present generation; exit 1 if not in time.
+    Status(RolloutStatusArgs),
+}
+
+/// One object, as `route/NAME`.
+#[derive(Debug, Args)]
+pub(super) struct ObjectArgs {
+    /// Which object.
+    #[arg(value_name = "KIND/NAME")]
+    pub(super) object: String,
+    /// The namespace; without it `default`.
+    #[arg(short, long, value_name = "NAME")]
+    pub(super) namespace: Option<String>,
+    #[command(flatten)]
+    pub(super) api: ApiArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct HistoryArgs {
+    #[command(flatten)]
+    pub(super) of: ObjectArgs,
+    /// Only this one, with everything that it said.
+    #[arg(long, value_name = "NUMBER")]
+    pub(super) generation: Option<u64>,
+    #[command(flatten)]
+    pub(super) shape: ShapeArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct UndoArgs {
+    #[command(flatten)]
+    pub(super) of: ObjectArgs,
+    /// Which one; without it the one before the present.
+    #[arg(long, value_name = "NUMBER")]
+    pub(super) to_generation: Option<u64>,
+    /// Only say what would happen: `server`.
+    #[arg(long, value_name = "WHERE")]
+    pub(super) dry_run: Option<DryRun>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RolloutStatusArgs {
+    #[command(flatten)]
+    pub(super) of: ObjectArgs,
+    /// How long.
+    #[arg(long, value_name = "TIME", default_value = "30s")]
+    pub(super) timeout: Period,
 }
 
 #[derive(Debug, Args)]

@@ -21,6 +21,7 @@ mod output;
 mod probe;
 mod render;
 mod report;
+mod rollout;
 mod run;
 mod wait;
 mod why;
@@ -63,6 +64,7 @@ fn dispatch(command: Command, environment: &Environment, output: &mut Output) ->
         Command::Get(get) => get::run(&get, environment, output),
         Command::Describe(describe) => describe::run(&describe, environment, output),
         Command::Delete(delete) => delete::run(&delete, environment, output),
+        Command::Rollout(rollout) => rollout::run(&rollout, environment, output),
         Command::Wait(wait) => wait::run(&wait, environment, output),
         Command::Backup(backup) => backup::save(&backup, environment, output),
         Command::Restore(restore) => backup::restore(&restore, environment, output),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use interlock_core::bundle::{Receipt, SPARE};
+use interlock_core::bundle::{Fragment, Receipt, SPARE};
 use interlock_core::compile::{Compiled, Config};
 use interlock_core::finding::{Finding, Subject, Verdict};
 use interlock_core::model::{
@@ -43,6 +43,20 @@ pub struct Publisher {
     clusters: BTreeSet<ClusterName>,
     failed: bool,
     changed: bool,
+}
+
+/// The files of proxies that are in step, for the history of documents; nothing where there are none.
+fn fragments(
+    observed: &Observed,
+    targets: &BTreeMap<TargetId, Tracked>,
+) -> BTreeMap<TargetId, Vec<Owned<Fragment>>> {
+    let declared = &observed.declared;
+    if declared.applied.is_empty() && declared.applied_clusters.is_empty() {
+        return BTreeMap::new();
+    }
+    let of = |tracked: &Tracked| Some(tracked.wanted.as_ref()?.bundle.fragments.clone());
+    let in_step = targets.iter().filter(|(_, tracked)| tracked.in_sync());
+    in_step.filter_map(|(id, tracked)| Some((id.clone(), of(tracked)?))).collect()
 }
 
 /// What a cycle hands over.
@@ -267,6 +281,7 @@ impl Publisher {
             clusters: cycle.config.with(&cycle.observed.declared).clusters.keys().cloned().collect(),
             engines: cycle.observed.engines.iter().map(|(id, view)| (id.clone(), view.freshness)).collect(),
             compiled: cycle.compiled,
+            fragments: fragments(&cycle.observed, cycle.targets),
             proxies: targets
                 .iter()
                 .map(|(id, status)| (id.clone(), proxy(status, &cycle.targets[id])))

@@ -61,7 +61,13 @@ pub(super) fn read(
                     }
                     Spec::Engine(_) => causes.extend(not_stored(*kind, id.name())),
                 }
-                put.push(Put { key: Key { kind: *kind, id: id.clone() }, metadata, spec, new: false });
+                put.push(Put {
+                    key: Key { kind: *kind, id: id.clone() },
+                    metadata,
+                    spec,
+                    new: false,
+                    held: None,
+                });
             }
             (Ok(_), None) => {}
             (Err(invalid), _) => causes.push(unread(document, invalid, text)),

@@ -258,3 +258,27 @@ async fn without_an_operator_it_says_where_to_ask() {
     assert!(code == 2 && err.contains("no operator listens on `/nowhere/api.sock`"), "{err}");
     assert!(err.contains("docker exec <operator> interlock"), "{err}");
 }
+
+#[tokio::test]
+async fn a_rollout_is_shown_undone_and_released() {
+    let api = api().await;
+    for host in ["a.example.com", "b.example.com"] {
+        api.file("web.yaml", &route("web", host));
+        api.does("apply -f web.yaml").await;
+    }
+    let history = api.does("rollout history route/web").await;
+    assert!(history.contains("a.example.com") && history.lines().count() == 3, "{history}");
+    let shown = api.does("rollout history route/web --generation 1").await;
+    assert!(shown.contains("- a.example.com") && shown.contains("generation: 1"), "{shown}");
+    let dry = api.does("rollout undo route/web --dry-run=server").await;
+    assert!(dry.contains("configured (dry run)") && dry.contains("- a.example.com"), "{dry}");
+    assert!(api.does("rollout undo route/web").await.contains("Route default/web configured"));
+    let history = api.does("rollout history route/web").await;
+    assert!(history.contains("held, as of 1"), "{history}");
+    assert_eq!(api.does("rollout release route/web").await, "Route default/web released\n");
+    assert_eq!(api.does("rollout release route/web").await, "Route default/web was not held\n");
+    let (code, _, err) = api.tells("rollout undo route/web --to-generation 9", "").await;
+    assert!(code == 2 && err.contains("generation 9 of `Route default/web` is not remembered"), "{err}");
+    let (code, _, err) = api.tells("rollout history route/nobody", "").await;
+    assert!(code == 2 && err.contains("nothing was ever applied under this name"), "{err}");
+}

@@ -125,13 +125,9 @@ fn show(one: &Generation<Found>, output: &mut Output) -> Result<u8, Failure> {
 
 fn undo(args: &UndoArgs, environment: &Environment, output: &mut Output) -> Result<u8, Failure> {
     let object = Object::of(&args.of, environment)?;
-    let mut path = object.path("undo?");
-    if let Some(generation) = args.to_generation {
-        path.push_str(&format!("generation={generation}&"));
-    }
-    if args.dry_run.is_some() {
-        path.push_str("dryRun=All&");
-    }
+    let to = args.to_generation.map(|generation| format!("generation={generation}&")).unwrap_or_default();
+    let dry_run = if args.dry_run.is_some() { "dryRun=All" } else { "" };
+    let path = object.path(&format!("undo?{to}{dry_run}"));
     let applied: Applied<Found> = object.operator.ask(Method::POST, &path, None)?;
     apply::show(&applied, output)?;
     if let Some(item) = applied.items.first().filter(|_| applied.dry_run) {

@@ -26,7 +26,7 @@ pub use route::{
     TcpRoute, TlsMode, UrlRewrite, ValueMatch, ValueMatchType,
 };
 pub use service_cluster::{
-    CertificatesSpec, HaproxySpec, ListenersSpec, NginxSpec, ProbeSpec, ProxyKind, ReadinessMode,
+    CertificatesSpec, ClaimSpec, HaproxySpec, ListenersSpec, NginxSpec, ProbeSpec, ProxyKind, ReadinessMode,
     RedirectStatus, ServiceClusterSpec, Sharing, StatsSpec, TimeoutsSpec, UnknownHost,
 };
 

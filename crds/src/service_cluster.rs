@@ -47,6 +47,9 @@ pub struct ServiceClusterSpec {
     /// Whether workloads of different owners may share one host and path.
     #[serde(default)]
     pub sharing: Sharing,
+    /// Who may claim which hosts. The first entry that names a host decides; a host that none names is anybody's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub claims: Vec<ClaimSpec>,
     /// The answer for a host that nothing claims.
     #[serde(default)]
     pub unknown_host: UnknownHost,
@@ -133,6 +136,7 @@ impl ServiceClusterSpec {
             proxies: Vec::new(),
             listeners: ListenersSpec::default(),
             sharing: Sharing::Merge,
+            claims: Vec::new(),
             unknown_host: UnknownHost::default(),
             trust_image_labels: false,
             container_hostnames: true,
@@ -186,6 +190,17 @@ pub enum Sharing {
     /// The first owner keeps it; the others are told.
     #[default]
     Owner,
+}
+
+/// Hosts, and who may claim them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ClaimSpec {
+    /// Host names; `*.example.com` is every name below, the wildcard itself included, and `*` every host.
+    pub hosts: Vec<String>,
+    /// Owners as findings name them (`compose:shop/web`, `route:shop/web`, the text of `interlock.owner`); one that ends
+    /// in `*` is every owner that begins so. Empty: nobody.
+    pub owners: Vec<String>,
 }
 
 /// The answer for a host that nothing claims.

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::{self, net::UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -34,6 +36,7 @@ pub struct Proxy {
     pub http: SocketAddr,
     /// Where it takes HTTPS, if it does.
     pub https: SocketAddr,
+    _ports: [Reserved; 2],
 }
 
 impl Proxy {
@@ -44,8 +47,8 @@ impl Proxy {
     pub fn start(secrets: &Secrets, mut render: impl FnMut(u16, u16) -> Bundle) -> io::Result<Self> {
         let mut last = io::Error::other("never tried");
         for _ in 0..3 {
-            let (http, https) = (free_port()?, free_port()?);
-            match Self::try_start(secrets, &render(http, https), http, https) {
+            let ports = [Reserved::find()?, Reserved::find()?];
+            match Self::try_start(secrets, &render(ports[0].port, ports[1].port), ports) {
                 Ok(proxy) => return Ok(proxy),
                 Err(error) => last = error,
             }
@@ -53,7 +56,7 @@ impl Proxy {
         Err(last)
     }
 
-    fn try_start(secrets: &Secrets, bundle: &Bundle, http: u16, https: u16) -> io::Result<Self> {
+    fn try_start(secrets: &Secrets, bundle: &Bundle, ports: [Reserved; 2]) -> io::Result<Self> {
         let dir = write(bundle, secrets)?;
         let mut child = command(bundle.proxy, dir.path(), false)
             .stdin(Stdio::null())
@@ -62,7 +65,8 @@ impl Proxy {
             .spawn()?;
         let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let begin = Instant::now();
-        while TcpStream::connect(at(http)).is_err() {
+        let [http, https] = [at(ports[0].port), at(ports[1].port)];
+        while TcpStream::connect(http).is_err() {
             let ended = child.try_wait()?;
             if ended.is_some() || begin.elapsed() > START {
                 let said = fs::read_to_string(dir.path().join("stderr"))?;
@@ -71,7 +75,7 @@ impl Proxy {
             }
             thread::sleep(Duration::from_millis(10));
         }
-        Ok(Self { child, dir, http: at(http), https: at(https) })
+        Ok(Self { child, dir, http, https, _ports: ports })
     }
 
     /// The access log as soon as it has `lines` lines: a line is written after the answer has gone.
@@ -174,6 +178,36 @@ pub fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
+/// A free port that no other proxy of these tests takes while this lives: two of HAProxy would share one
+/// (`SO_REUSEPORT`), and each would answer half of the other's requests.
+#[derive(Debug)]
+struct Reserved {
+    port: u16,
+    /// Its name is taken in every process, and free as soon as the process ends.
+    _name: UnixListener,
+}
+
+impl Reserved {
+    fn find() -> io::Result<Self> {
+        Ok(Self::listen()?.1)
+    }
+
+    /// The same with a listener, so that no proxy that is about to start takes it for its own.
+    fn listen() -> io::Result<(TcpListener, Self)> {
+        let begin = Instant::now();
+        loop {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+            let port = listener.local_addr()?.port();
+            let name = unix::net::SocketAddr::from_abstract_name(format!("interlock-e2e-port-{port}"))?;
+            match UnixListener::bind_addr(&name) {
+                Ok(name) => return Ok((listener, Self { port, _name: name })),
+                Err(error) if begin.elapsed() > START => return Err(error),
+                Err(_) => {}
+            }
+        }
+    }
+}
+
 /// Writes everything that boots a proxy into the bundle.
 pub fn write(bundle: &Bundle, secrets: &Secrets) -> io::Result<TempDir> {
     let dir = tempfile::Builder::new().prefix("interlock-bare-").tempdir()?;
@@ -233,12 +267,13 @@ pub struct Echo {
     /// Where it listens.
     pub address: SocketAddr,
     ended: Arc<AtomicBool>,
+    _port: Reserved,
 }
 
 impl Echo {
     /// Starts one under the name `app`.
     pub fn start(app: &str) -> io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let (listener, port) = Reserved::listen()?;
         let address = listener.local_addr()?;
         let ended = Arc::new(AtomicBool::new(false));
         let (name, end) = (app.to_owned(), Arc::clone(&ended));
@@ -251,7 +286,7 @@ impl Echo {
                 thread::spawn(move || echo(stream, &name));
             }
         });
-        Ok(Self { address, ended })
+        Ok(Self { address, ended, _port: port })
     }
 }
 
@@ -355,13 +390,42 @@ pub fn raw(to: SocketAddr, bytes: &[u8]) -> io::Result<RawAnswer> {
 /// Asks over TLS with curl, as HTTP/2 or HTTP/1.1, without looking at the certificate. `host` is both the
 /// name in the handshake and, with the port, the request's host.
 pub fn tls(to: SocketAddr, host: &str, target: &str, http2: bool) -> io::Result<RawAnswer> {
+    curl(to, host, target, http2, None)
+}
+
+/// The same with a body whose length is not said.
+pub fn tls_upload(
+    to: SocketAddr,
+    host: &str,
+    target: &str,
+    http2: bool,
+    body: &str,
+) -> io::Result<RawAnswer> {
+    curl(to, host, target, http2, Some(body))
+}
+
+fn curl(
+    to: SocketAddr,
+    host: &str,
+    target: &str,
+    http2: bool,
+    upload: Option<&str>,
+) -> io::Result<RawAnswer> {
     let port = to.port();
-    let output = Command::new("curl")
+    let mut child = Command::new("curl")
+        .args(upload.map(|_| ["--request", "GET", "--upload-file", "-"]).into_iter().flatten())
         .args(["--silent", "--insecure", "--include", "--path-as-is", "--max-time", "10", "--noproxy", "*"])
         .arg(if http2 { "--http2" } else { "--http1.1" })
         .arg("--resolve")
         .arg(format!("{host}:{port}:{}", to.ip()))
         .arg(format!("https://{host}:{port}{target}"))
-        .output()?;
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    if let Some(mut input) = child.stdin.take() {
+        // Whoever is refused need not read all of it.
+        let _ = input.write_all(upload.unwrap_or_default().as_bytes());
+    }
+    let output = child.wait_with_output()?;
     Ok(RawAnswer::parse(&output.stdout))
 }

@@ -89,6 +89,27 @@ async fn a_route_from_its_first_line_to_its_end() -> Result {
         stage.serves(&other, "/", "two").await?;
         stage.answers(&host, "/", 404).await?;
 
+        // And back: the old one serves again, and is held.
+        let told = tells(operator, 0, &["rollout", "undo", "route/shop"]).await?;
+        ensure!(told.contains("configured"), "{told}");
+        tells(operator, 0, &["rollout", "status", "route/shop"]).await?;
+        stage.serves(&host, "/", "one").await?;
+        stage.answers(&other, "/", 404).await?;
+        let history = tells(operator, 0, &["rollout", "history", "route/shop"]).await?;
+        ensure!(history.contains("held, as of 1"), "{history}");
+        let described = tells(operator, 0, &["describe", "route", "shop"]).await?;
+        ensure!(described.contains("Held"), "{described}");
+        eventually(SOON, "what was rendered is kept", async || {
+            let shown =
+                tells(operator, 0, &["rollout", "history", "route/shop", "--generation", "3"]).await?;
+            ensure!(shown.contains(&format!("# backend {host}")), "{shown}");
+            Ok(())
+        })
+        .await?;
+        tells(operator, 0, &["rollout", "release", "route/shop"]).await?;
+        tells(operator, 0, &["apply", "-f", FILE, "--wait"]).await?;
+        stage.serves(&other, "/", "two").await?;
+
         // Nobody is there by that name: it is applied, and its status says so.
         operator.container.put(FILE, route(&other, "nobody", "").as_bytes()).await?;
         tells(operator, 0, &["apply", "-f", FILE]).await?;
@@ -100,7 +121,7 @@ async fn a_route_from_its_first_line_to_its_end() -> Result {
         tells(operator, 0, &["delete", "route", "shop"]).await?;
         stage.answers(&other, "/", 404).await?;
         let events = tells(operator, 0, &["events"]).await?;
-        ensure!(events.contains("deleted, generation 3"), "{events}");
+        ensure!(events.contains("deleted, generation 5"), "{events}");
         tells(operator, 2, &["get", "route", "shop"]).await?;
         Ok(())
     })
@@ -150,6 +171,50 @@ async fn what_was_applied_outlives_the_operator() -> Result {
         // Labels go on asking beside what is applied.
         stage.app("labelled").label("interlock.host", &world.host("labelled")).start().await?;
         stage.serves(&world.host("labelled"), "/", "labelled").await
+    })
+    .await
+}
+
+/// A cluster of a document is the proxy's as soon as it is applied, and not any more when it is deleted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_acts_while_it_is_there() -> Result {
+    World::run("declared-cluster", async |world| {
+        let stage = stage(world).await?;
+        let operator = stage.operator();
+        let [haproxy, nginx] = stage.proxies.as_slice() else { return Err("there are two proxies".into()) };
+        let cluster = format!(
+            "apiVersion: interlock.dev/v1alpha1\nkind: ServiceCluster\nmetadata: {{name: edge}}\nspec:\n  \
+             proxy: haproxy\n  proxies: [{}]\n  unknownHost: \"503\"\n  claims:\n  \
+             - {{hosts: [\"{}\"], owners: []}}\n",
+            haproxy.container.name,
+            world.host("closed")
+        );
+        operator.container.put(FILE, cluster.as_bytes()).await?;
+        tells(operator, 0, &["lint", "-f", FILE]).await?;
+        tells(operator, 1, &["diff", "-f", FILE]).await?;
+        tells(operator, 0, &["apply", "-f", FILE, "--wait"]).await?;
+        let answers = async |proxy: &Proxy, status: u16| {
+            eventually(SOON, proxy.kind.as_str(), async || {
+                let answer = interlock_e2e::http::get(proxy.http, "nobody-asked-for-this.test", "/").await?;
+                ensure!(answer.status == status, "{} answers {}", proxy.kind.as_str(), answer.status);
+                Ok(())
+            })
+            .await
+        };
+        answers(haproxy, 503).await?;
+        answers(nginx, 404).await?;
+        let described = tells(operator, 0, &["describe", "servicecluster", "edge"]).await?;
+        ensure!(described.contains(&haproxy.container.name), "{described}");
+        stage.app("closed").label("interlock.host", &world.host("closed")).start().await?;
+        eventually(SOON, "the claim is told", async || {
+            let why = operator.cli(&["why", &world.host("closed")]).await?;
+            ensure!(why.out.contains("HostNotAllowed"), "{}{}", why.out, why.err);
+            Ok(())
+        })
+        .await?;
+        tells(operator, 0, &["delete", "servicecluster", "edge"]).await?;
+        answers(haproxy, 404).await?;
+        stage.serves(&world.host("closed"), "/", "closed").await
     })
     .await
 }

@@ -8,9 +8,11 @@ use interlock_core::assign::afresh;
 use interlock_core::bundle::Bundle;
 use interlock_core::model::{Digest, UpstreamAddr};
 use interlock_core::plan::Plan;
+use interlock_core::policy::{Access, Policy};
 use interlock_core::render::{Templates, render};
 use interlock_crds::ProxyKind;
 use interlock_e2e::bare::{self, Echo, Proxy, RawAnswer, Secrets};
+use ipnet::IpNet;
 use serde::Deserialize;
 
 /// Keys of an access log line, in order: docs/access-log.md.
@@ -41,7 +43,7 @@ struct Table {
 }
 
 /// One request and what is expected of both proxies.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Case {
     name: String,
@@ -58,6 +60,9 @@ struct Case {
     /// The whole request, where it cannot be said with the above.
     #[serde(default)]
     raw: Option<String>,
+    /// A body whose length is not said, over TLS.
+    #[serde(default)]
+    upload: Option<String>,
     /// 0: no answer at all.
     status: u16,
     /// The proxy that it is asked of, where they cannot be equal.
@@ -69,6 +74,9 @@ struct Case {
     /// The application that answered.
     #[serde(default)]
     app: Option<String>,
+    /// The application that it went to, where no answer of it says so.
+    #[serde(default)]
+    to: Option<String>,
     /// The target that it saw.
     #[serde(default)]
     path: Option<String>,
@@ -101,6 +109,13 @@ struct Seen {
 
 static TABLE: LazyLock<Table> =
     LazyLock::new(|| serde_yaml::from_str(include_str!("matching/cases.yaml")).expect("cases.yaml"));
+/// Whom which networks let in.
+static ACCESS: LazyLock<Table> =
+    LazyLock::new(|| serde_yaml::from_str(include_str!("matching/access.yaml")).expect("access.yaml"));
+
+/// What routes change in requests and answers.
+static CHANGES: LazyLock<Table> =
+    LazyLock::new(|| serde_yaml::from_str(include_str!("matching/changes.yaml")).expect("changes.yaml"));
 
 /// The running pieces.
 struct Setup {
@@ -109,8 +124,7 @@ struct Setup {
 }
 
 impl Setup {
-    fn start(kind: ProxyKind) -> Self {
-        let mut plan = TABLE.plan.clone();
+    fn start(mut plan: Plan, kind: ProxyKind) -> Self {
         plan.settings.proxy = kind;
         let mut apps: BTreeMap<String, Echo> = BTreeMap::new();
         for endpoint in plan.backends.iter_mut().flat_map(|backend| &mut backend.change().endpoints) {
@@ -148,7 +162,12 @@ impl Setup {
                 bare::raw(self.proxy.http, &bytes).expect("an answer")
             }
             over => {
-                bare::tls(self.proxy.https, host.expect("a host"), target, over == Over::H2).expect("curl")
+                let (to, host, http2) = (self.proxy.https, host.expect("a host"), over == Over::H2);
+                match &case.upload {
+                    None => bare::tls(to, host, target, http2),
+                    Some(body) => bare::tls_upload(to, host, target, http2, body),
+                }
+                .expect("curl")
             }
         }
     }
@@ -202,27 +221,63 @@ fn judge(case: &Case, answer: &RawAnswer, https_port: u16) -> Vec<String> {
 }
 
 /// The cases of a proxy.
-fn cases(kind: ProxyKind) -> impl Iterator<Item = &'static Case> {
-    TABLE.cases.iter().filter(move |case| case.only.is_none_or(|only| only == kind))
+fn cases(table: &Table, kind: ProxyKind) -> impl Iterator<Item = &Case> {
+    table.cases.iter().filter(move |case| case.only.is_none_or(|only| only == kind))
 }
 
-fn run(kind: ProxyKind) {
-    let setup = Setup::start(kind);
+fn run(kind: ProxyKind, table: &Table) -> Proxy {
+    run_with(kind, table.plan.clone(), cases(table, kind).cloned())
+}
+
+fn run_with(kind: ProxyKind, plan: Plan, cases: impl Iterator<Item = Case>) -> Proxy {
+    let setup = Setup::start(plan, kind);
     let mut report = String::new();
-    for case in cases(kind) {
-        let answer = setup.ask(case);
-        for line in judge(case, &answer, setup.proxy.https.port()) {
+    for case in cases {
+        let answer = setup.ask(&case);
+        for line in judge(&case, &answer, setup.proxy.https.port()) {
             let _ = writeln!(report, "  {}: {line}", case.name);
         }
     }
     assert!(report.is_empty(), "{} answers otherwise:\n{report}", kind.as_str());
-    check_log(kind, &setup.proxy);
+    setup.proxy
+}
+
+/// The whole table, with some of the applications protected from everybody who asks: what would have reached one of
+/// those is refused, however it was written, and all else is as ever.
+fn run_protected(kind: ProxyKind, policy: &Policy, refused: u16, protected: impl Fn(&str) -> bool) {
+    let mut plan = TABLE.plan.clone();
+    for backend in &mut plan.backends {
+        if backend.endpoints.iter().any(|endpoint| protected(&endpoint.name)) {
+            backend.change().policy = policy.clone();
+        }
+    }
+    let mut kept_out = 0;
+    let cases: Vec<Case> = cases(&TABLE, kind)
+        .map(|case| match case.app.as_deref().or(case.to.as_deref()) {
+            Some(app) if protected(app) => {
+                kept_out += 1;
+                let Case { name, over, host, target, headers, raw, .. } = case.clone();
+                // A connection that was not upgraded stays open for the next request.
+                let raw = raw.map(|raw| raw.replace("Connection: Upgrade\r", "Connection: Upgrade, close\r"));
+                Case { name, over, host, target, headers, raw, status: refused, ..Case::default() }
+            }
+            _ => case.clone(),
+        })
+        .collect();
+    assert!(kept_out > 10, "only {kept_out} requests are for those who are protected");
+    run_with(kind, plan, cases.into_iter());
+}
+
+/// No request from this machine is let in.
+fn nobody_from_here() -> Policy {
+    let here: Vec<IpNet> = vec!["127.0.0.0/8".parse().expect("a network")];
+    Policy { access: Access { deny: here.into(), ..Access::default() }, ..Policy::default() }
 }
 
 /// Every line is one JSON object with the keys of the schema, whatever bytes the requests had.
 fn check_log(kind: ProxyKind, proxy: &Proxy) {
     // What curl's refused handshakes leave behind differs; every answer of an application is a line.
-    let answered = cases(kind).filter(|case| case.app.is_some()).count();
+    let answered = cases(&TABLE, kind).filter(|case| case.app.is_some()).count();
     let log = proxy.log(answered).expect("a log");
     let mut ids = BTreeSet::new();
     for line in log.lines() {
@@ -240,12 +295,36 @@ fn check_log(kind: ProxyKind, proxy: &Proxy) {
 
 #[test]
 fn haproxy_answers_as_the_table_says() {
-    run(ProxyKind::Haproxy);
+    check_log(ProxyKind::Haproxy, &run(ProxyKind::Haproxy, &TABLE));
 }
 
 #[test]
 fn nginx_answers_as_the_table_says() {
-    run(ProxyKind::Nginx);
+    check_log(ProxyKind::Nginx, &run(ProxyKind::Nginx, &TABLE));
+}
+
+#[test]
+fn nothing_slips_through_to_protected_paths() {
+    // Whoever is above or below one who is protected is open, and the other way round.
+    let inner = |app: &str| !["root", "deep", "rwx", "wild", "part"].contains(&app);
+    for kind in [ProxyKind::Haproxy, ProxyKind::Nginx] {
+        run_protected(kind, &nobody_from_here(), 403, inner);
+        run_protected(kind, &nobody_from_here(), 403, |app| !inner(app));
+    }
+}
+
+#[test]
+fn networks_let_in_whom_they_should() {
+    for kind in [ProxyKind::Haproxy, ProxyKind::Nginx] {
+        run(kind, &ACCESS);
+    }
+}
+
+#[test]
+fn requests_and_answers_are_changed_as_asked() {
+    for kind in [ProxyKind::Haproxy, ProxyKind::Nginx] {
+        run(kind, &CHANGES);
+    }
 }
 
 #[test]

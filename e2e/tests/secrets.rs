@@ -55,6 +55,47 @@ impl Canaries {
     }
 }
 
+const HISTORY: [&str; 5] = ["rollout", "history", "servicecluster/haproxy", "-o", "yaml"];
+
+/// Makes generations of a cluster: one that every proxy runs, one after it, and the first one brought back.
+async fn undone(operator: &Operator, document: &serde_json::Value) -> Result {
+    let status = ["rollout", "status", "servicecluster/haproxy"];
+    ensure_eq!(operator.cli(&status).await?.code, 0, "the cluster is programmed");
+    let other = document.to_string().replace("\"proxy\":\"haproxy\"", "\"proxy\":\"haproxy\",\"holdMax\":7");
+    operator.container.put("/documents.yaml", other.as_bytes()).await?;
+    ensure_eq!(operator.cli(&["apply", "-f", "/documents.yaml"]).await?.code, 0, "the cluster is changed");
+    ensure_eq!(operator.cli(&["rollout", "undo", "servicecluster/haproxy"]).await?.code, 0, "and back");
+    eventually(SOON, "what was rendered is kept", async || {
+        let said = operator.cli(&HISTORY).await?;
+        ensure!(said.out.contains("fragments:"), "{}{}", said.out, said.err);
+        Ok(())
+    })
+    .await
+}
+
+/// Searches what the commands say.
+async fn speaks(operator: &Operator, canaries: &Canaries, host: &str, refused: &str) -> Result {
+    for words in [
+        &["render"][..],
+        &HISTORY,
+        &["backup", "-"],
+        &["get", "serviceclusters", "-o", "yaml"],
+        &["describe", "servicecluster", "haproxy"],
+        &["events"],
+        &["render", "-o", "json"],
+        &["why", host, "-o", "json"],
+        &["why", refused],
+        &["lint", "-o", "yaml"],
+        &["observe"],
+        &["config", "view", "--config", "/etc/interlock/interlock.yaml"],
+    ] {
+        let said = operator.cli(words).await?;
+        ensure!(!said.out.is_empty(), "{words:?} said nothing: {}", said.err);
+        canaries.absent(&format!("{words:?}"), &format!("{}{}", said.out, said.err))?;
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn secrets_are_nowhere_but_where_they_belong() -> Result {
     World::run("secrets", async |world| {
@@ -71,15 +112,22 @@ async fn secrets_are_nowhere_but_where_they_belong() -> Result {
                 "stats": { "user": "watcher", "passwordFile": "/certificates/password" },
             }})
         };
+        // One of them is the configuration's, the other one a document's.
+        let document = json!({
+            "apiVersion": "interlock.dev/v1alpha1", "kind": "ServiceCluster",
+            "metadata": { "name": "haproxy" }, "spec": cluster(Kind::Haproxy)["spec"],
+        });
         let operator = Operator::of(world)
             .config(json!({
-                "clusters": Kind::ALL.map(cluster), "log": { "level": "trace,interlock=trace" }, "pace": { "resync": "1s" },
+                "clusters": [cluster(Kind::Nginx)], "log": { "level": "trace,interlock=trace" }, "pace": { "resync": "1s" },
             }))
             .file("/certificates/shop.pem", certificate.as_bytes())
             .file("/certificates/shop.key", key.as_bytes())
             .file("/certificates/password", password.as_bytes())
             .ready()
             .await?;
+        operator.container.put("/documents.yaml", document.to_string().as_bytes()).await?;
+        ensure_eq!(operator.cli(&["apply", "-f", "/documents.yaml"]).await?.code, 0, "the cluster is applied");
         let mut proxies = Vec::new();
         for kind in Kind::ALL {
             let proxy = world.proxy(kind, &network).start().await?;
@@ -130,19 +178,8 @@ async fn secrets_are_nowhere_but_where_they_belong() -> Result {
             .await?;
         }
 
-        for words in [
-            &["render"][..],
-            &["render", "-o", "json"],
-            &["why", &host, "-o", "json"],
-            &["why", &refused],
-            &["lint", "-o", "yaml"],
-            &["observe"],
-            &["config", "view", "--config", "/etc/interlock/interlock.yaml"],
-        ] {
-            let said = operator.cli(words).await?;
-            ensure!(!said.out.is_empty(), "{words:?} said nothing: {}", said.err);
-            canaries.absent(&format!("{words:?}"), &format!("{}{}", said.out, said.err))?;
-        }
+        undone(&operator, &document).await?;
+        speaks(&operator, &canaries, &host, &refused).await?;
         canaries.absent("metrics", &operator.metrics().await?)?;
         canaries.absent("the operator's log", &operator.container.logs().await?)?;
         let given = canaries.search(&operator.container, GIVEN).await?;

@@ -16,6 +16,9 @@ use interlock_core::model::{Freshness, Observed, Shared as Owned, Timestamp};
 use interlock_core::status::Proxy;
 use serde_json::{Value, json};
 
+#[path = "api/rollout.rs"]
+mod rollout;
+
 /// An operator's API without an operator.
 struct Api {
     client: Client,
@@ -149,7 +152,7 @@ async fn what_is_wrong_is_named_and_nothing_changes() {
             "spec.rules[0].backendRefs[0].port",
             "port",
         ),
-        (format!("{good}  allow: [10.0.0.0/8]\n"), 422, "spec.allow", "no proxy does this yet"),
+        (format!("{good}  forwardAuth: {{address: a}}\n"), 422, "spec.forwardAuth", "no proxy does this yet"),
         (format!("{good}kind: Route\n"), 422, "", "duplicate field `kind`"),
         (good.replace("kind: Route", "kind: Ingress"), 422, "kind", "Ingress"),
         (format!("{good}{bomb}"), 422, "x", "no such field"),
@@ -254,12 +257,65 @@ async fn what_the_configuration_says_can_be_read_and_not_written() {
     assert_eq!(names, ["haproxy", "nginx"]);
     assert_eq!(api.get("/engines/local").await.1["spec"]["address"], "unix:///var/run/docker.sock");
     assert_eq!(api.ask(Method::DELETE, "/engines/local", "").await.0, 405);
-    let cluster = "apiVersion: interlock.dev/v1alpha1\nkind: ServiceCluster\nmetadata: {name: edge}\nspec: {proxy: haproxy}\n";
-    let (code, problem) = api.ask(Method::PUT, "/serviceclusters/edge", cluster).await;
+    let engine = "apiVersion: interlock.dev/v1alpha1\nkind: Engine\nmetadata: {name: far}\nspec: {address: 'tcp://far:2375'}\n";
+    let (code, problem) = api.ask(Method::PUT, "/engines/far", engine).await;
     assert_eq!(code, 422);
     assert!(
-        problem["details"]["causes"][0]["fix"].as_str().unwrap().contains("`clusters` of the configuration")
+        problem["details"]["causes"][0]["fix"].as_str().unwrap().contains("`docker` of the configuration")
     );
+}
+
+fn cluster(name: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: interlock.dev/v1alpha1\nkind: ServiceCluster\nmetadata: {{name: {name}}}\nspec: {spec}\n"
+    )
+}
+
+#[tokio::test]
+async fn a_cluster_is_an_object_and_what_is_wrong_with_one_is_named() {
+    let api = api().await;
+    for (spec, field) in [
+        ("{proxy: haproxy, listeners: {http: 80, https: 80}}", "spec.listeners.https"),
+        ("{proxy: haproxy, claims: [{hosts: ['*.*'], owners: []}]}", "spec.claims[0].hosts[0]"),
+        ("{proxy: apache}", "spec.proxy"),
+        ("{proxy: haproxy, prox: 1}", "spec.prox"),
+    ] {
+        let (code, problem) = api.ask(Method::PUT, "/serviceclusters/edge", &cluster("edge", spec)).await;
+        assert_eq!((code, &problem["details"]["causes"][0]["field"]), (422, &json!(field)), "{problem}");
+        assert!(problem["details"]["causes"][0]["fix"].is_string(), "{problem}");
+    }
+    let spaced = cluster("edge", "{proxy: haproxy}").replace("{name: edge}", "{name: edge, namespace: shop}");
+    let (_, problem) = api.ask(Method::PUT, "/serviceclusters/edge", &spaced).await;
+    assert_eq!(problem["details"]["causes"][0]["field"], "metadata.namespace", "{problem}");
+    assert!(api.objects.declared().borrow().clusters.is_empty());
+
+    let edge = cluster("edge", "{proxy: haproxy, proxies: [edge]}");
+    assert_eq!(api.ask(Method::PUT, "/serviceclusters/edge", &edge).await.0, 201);
+    assert!(api.objects.declared().borrow().clusters.contains_key(&"edge".parse().unwrap()));
+    // A route may name it from now on.
+    let named = route("web", "a.example.com").replace("spec:", "spec:\n  parentRefs: [{name: edge}]");
+    let (_, applied) = api.ask(Method::POST, "/apply", &named).await;
+    assert_eq!(applied["warnings"], json!([]), "{applied}");
+    assert_eq!(api.ask(Method::DELETE, "/serviceclusters/edge", "").await.0, 200);
+    assert!(api.objects.declared().borrow().clusters.is_empty());
+}
+
+/// What is there by itself can be taken over as it was read, and is there again when the document has gone.
+#[tokio::test]
+async fn a_document_takes_the_place_of_an_implicit_cluster() {
+    let api = api().await;
+    let (_, mut object) = api.get("/serviceclusters/haproxy").await;
+    object["spec"]["sharing"] = json!("owner");
+    assert_eq!(api.ask(Method::PUT, "/serviceclusters/haproxy", &object.to_string()).await.0, 201);
+    let (_, list) = api.get("/serviceclusters").await;
+    assert_eq!(list["items"].as_array().unwrap().len(), 2);
+    let (_, object) = api.get("/serviceclusters/haproxy").await;
+    assert_eq!(
+        (&object["spec"]["sharing"], &object["metadata"]["annotations"]),
+        (&json!("owner"), &Value::Null)
+    );
+    assert_eq!(api.ask(Method::DELETE, "/serviceclusters/haproxy", "").await.0, 200);
+    assert_eq!(api.get("/serviceclusters/haproxy").await.1["spec"]["sharing"], "merge");
 }
 
 #[tokio::test]
@@ -326,7 +382,8 @@ fn look(api: &Api, at: u64, state: &'static str, running: bool) -> Look {
     });
     let (proxies, engines) =
         (proxies.collect(), BTreeMap::from([("local".parse().unwrap(), Freshness::Fresh)]));
-    Look { at: Timestamp(at), declared, engines, compiled, proxies }
+    let clusters = settings.config.with(&declared).clusters.keys().cloned().collect();
+    Look { at: Timestamp(at), declared, clusters, engines, compiled, proxies, fragments: BTreeMap::new() }
 }
 
 /// The next line in which an object has this status of a condition.

@@ -349,7 +349,7 @@ kind: Route
 metadata: {name: shop}
 spec:
   hostnames: [shop.example.com]
-  allow: [10.0.0.0/8]
+  forwardAuth: {address: 'http://192.0.2.9/'}
   rules:
   - backendRefs: [{kind: ComposeService, project: shop, name: web}]
 ---
@@ -382,7 +382,10 @@ fn lint_of_files_names_the_place() {
 fn lint_of_files_for_machines() {
     let (code, out, err) = interlock(&["lint", "-f", ".", "-o", "github"]).file("a.yaml", DOCUMENT).parts();
     assert_eq!((code, err.as_str()), (1, ""));
-    assert!(out.contains("::error file=./a.yaml,line=6,title=NotSupported::`spec.allow`: no proxy"), "{out}");
+    assert!(
+        out.contains("::error file=./a.yaml,line=6,title=NotSupported::`spec.forwardAuth`: no proxy"),
+        "{out}"
+    );
     assert!(out.contains("::error file=./a.yaml,line=17,title=InvalidDocument::"), "{out}");
     let (_, out, _) = interlock(&["lint", "-f", "-", "-o", "sarif"]).stdin(DOCUMENT).parts();
     let log: serde_json::Value = serde_json::from_str(&out).unwrap();
@@ -396,7 +399,8 @@ fn lint_of_files_for_machines() {
 
 #[test]
 fn good_files_are_content() {
-    let good = DOCUMENT.split("---").next().unwrap().replace("  allow: [10.0.0.0/8]\n", "");
+    let good =
+        DOCUMENT.split("---").next().unwrap().replace("  forwardAuth: {address: 'http://192.0.2.9/'}\n", "");
     let (code, out, err) = interlock(&["lint", "-f", "-"]).stdin(&good).parts();
     assert_eq!((code, err.as_str()), (0, ""), "{out}");
 }

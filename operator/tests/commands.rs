@@ -60,13 +60,20 @@ impl Api {
     }
 
     async fn tells(&self, arguments: &str, stdin: &str) -> Told {
+        let socket = self.folder.path().join("api.sock").display().to_string();
+        self.run(&format!("{arguments} --api {socket}"), stdin).await
+    }
+
+    /// A command that is told nothing of where the operator is, but for what the contexts say.
+    async fn run(&self, arguments: &str, stdin: &str) -> Told {
+        let folder = self.folder.path();
         let mut command = Command::new(env!("CARGO_BIN_EXE_interlock"));
         command
             .env_clear()
-            .current_dir(self.folder.path())
-            .args(arguments.split(' '))
-            .arg("--api")
-            .arg(self.folder.path().join("api.sock"));
+            .env("PATH", format!("{}:/usr/bin:/bin", folder.display()))
+            .env("INTERLOCK_CONTEXTS", folder.join("contexts"))
+            .current_dir(folder)
+            .args(arguments.split(' '));
         let stdin = stdin.to_owned();
         let run = move || {
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -85,6 +92,13 @@ impl Api {
         assert_eq!(code, 0, "interlock {arguments}: {out}{err}");
         out
     }
+}
+
+/// Writes a program in shell.
+fn program(path: &std::path::Path, text: &str) {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::write(path, format!("#!/bin/sh\n{text}\n")).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 fn route(name: &str, host: &str) -> String {
@@ -257,4 +271,85 @@ async fn without_an_operator_it_says_where_to_ask() {
     let (code, err) = run(&["get", "routes", "--api", "/nowhere/api.sock"]);
     assert!(code == 2 && err.contains("no operator listens on `/nowhere/api.sock`"), "{err}");
     assert!(err.contains("docker exec <operator> interlock"), "{err}");
+}
+
+#[tokio::test]
+async fn a_rollout_is_shown_undone_and_released() {
+    let api = api().await;
+    for host in ["a.example.com", "b.example.com"] {
+        api.file("web.yaml", &route("web", host));
+        api.does("apply -f web.yaml").await;
+    }
+    let history = api.does("rollout history route/web").await;
+    assert!(history.contains("a.example.com") && history.lines().count() == 3, "{history}");
+    let shown = api.does("rollout history route/web --generation 1").await;
+    assert!(shown.contains("- a.example.com") && shown.contains("generation: 1"), "{shown}");
+    let dry = api.does("rollout undo route/web --dry-run=server").await;
+    assert!(dry.contains("configured (dry run)") && dry.contains("- a.example.com"), "{dry}");
+    assert!(api.does("rollout undo route/web").await.contains("Route default/web configured"));
+    let history = api.does("rollout history route/web").await;
+    assert!(history.contains("held, as of 1"), "{history}");
+    assert_eq!(api.does("rollout release route/web").await, "Route default/web released\n");
+    assert_eq!(api.does("rollout release route/web").await, "Route default/web was not held\n");
+    let (code, _, err) = api.tells("rollout undo route/web --to-generation 9", "").await;
+    assert!(code == 2 && err.contains("generation 9 of `Route default/web` is not remembered"), "{err}");
+    let (code, _, err) = api.tells("rollout history route/nobody", "").await;
+    assert!(code == 2 && err.contains("nothing was ever applied under this name"), "{err}");
+}
+
+/// `ssh` is a program of the test's: it sets its own words and the host aside and does the rest here.
+#[tokio::test]
+async fn a_context_leads_to_an_operator_on_another_machine() {
+    let api = api().await;
+    api.file("a.yaml", &route("a", "a.example.com"));
+    api.does("apply -f a.yaml").await;
+    let folder = api.folder.path();
+    program(&folder.join("ssh"), "shift 3\nexec \"$@\"");
+    let interlock = env!("CARGO_BIN_EXE_interlock");
+    let socket = folder.join("api.sock").display().to_string();
+    program(&folder.join("far"), &format!("exec {interlock} \"$@\" --api {socket}"));
+
+    let (code, _, err) = api.run("config current-context", "").await;
+    assert!(code == 2 && err.contains("use-context"), "{err}");
+    let (code, _, err) = api.run("config use-context far", "").await;
+    assert!(code == 2 && err.contains("there is no context `far`"), "{err}");
+    let (code, _, err) = api.run("config set-context far --api ssh://-oProxyCommand=x", "").await;
+    assert!(code == 2 && err.contains("names no host"), "{err}");
+    for arguments in ["config set-context far --api ssh://ops@far -- far", "config use-context far"] {
+        let (code, out, err) = api.run(arguments, "").await;
+        assert_eq!(code, 0, "{arguments}: {out}{err}");
+    }
+    assert_eq!(api.run("config current-context", "").await.1, "far\n");
+    let listed = api.run("config get-contexts", "").await.1;
+    assert!(listed.contains('*') && listed.contains("ssh://ops@far"), "{listed}");
+
+    // What is asked once, what is watched, and what is computed from all that the operator sees.
+    for (arguments, word) in [
+        ("get routes -o name", "route/a"),
+        ("lint", "refused"),
+        ("wait route/b --for=delete", "met"),
+        ("get routes -o name --context far", "route/a"),
+    ] {
+        let (code, out, err) = api.run(arguments, "").await;
+        assert!(code == 0 && out.contains(word), "{arguments}: {code} {out}{err}");
+    }
+    let (code, _, err) = api.run("get routes --context near", "").await;
+    assert!(code == 2 && err.contains("there is no context `near`"), "{err}");
+    program(&folder.join("ssh"), "echo 'Permission denied (publickey).' >&2; exit 255");
+    let (code, _, err) = api.run("get routes", "").await;
+    assert!(code == 2 && err.contains("Permission denied (publickey)."), "{err}");
+}
+
+#[tokio::test]
+async fn lint_judges_files_beside_what_runs() {
+    let api = api().await;
+    api.file("good.yaml", &route("a", "a.example.com").replace("{name: web}", "{name: web, port: 8080}"));
+    api.file("lost.yaml", &route("b", "b.example.com").replace("{name: web}", "{name: nobody}"));
+    let (code, out, err) = api.tells("lint --live -f good.yaml", "").await;
+    assert!(code == 0 && !out.contains("BackendNotFound"), "{code} {out}{err}");
+    let (_, out, err) = api.tells("lint --live -f lost.yaml", "").await;
+    assert!(out.contains("lost.yaml:") && out.contains("BackendNotFound"), "{out}{err}");
+    let (_, out, _) = api.tells("lint -f lost.yaml", "").await;
+    assert!(!out.contains("BackendNotFound"), "without a world nobody can know who runs: {out}");
+    assert_eq!(api.tells("lint --live", "").await.0, 2);
 }

@@ -29,7 +29,7 @@ fn asked(number: u64) -> Asked {
     let spec = RouteSpec { hostnames: vec![format!("h{number}.example.com")], ..RouteSpec::default() };
     let annotations = BTreeMap::from([("padding".to_owned(), "x".repeat(PADDING))]);
     let metadata = Metadata { name: key(number).id.name().to_owned(), annotations, ..Metadata::default() };
-    let put = Put { key: key(number), metadata, spec: Spec::Route(spec.into()), new: false };
+    let put = Put { key: key(number), metadata, spec: Spec::Route(spec.into()), new: false, held: None };
     Asked { put: vec![put], ..Asked::default() }
 }
 

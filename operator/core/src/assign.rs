@@ -132,7 +132,9 @@ pub fn afresh(plan: &Plan, last: Option<&Receipt>) -> Assignment {
     }
     let plain = Shape::plain(&plan.settings);
     let mut others: BTreeMap<Shape, u16> = ahead(&plain).map(|shape| (shape, SPARES_AHEAD)).into();
-    others.extend(plan.backends.iter().map(|backend| (backend.shape(), SPARES_OF_A_SHAPE)));
+    // A policy is one route's own: spares for each would be more than all others together.
+    let shared = plan.backends.iter().filter(|backend| backend.policy.is_empty());
+    others.extend(shared.map(|backend| (backend.shape(), SPARES_OF_A_SHAPE)));
     others.remove(&plain);
     let shapes = std::iter::once((plain, settings.spares))
         .chain(others.into_iter().map(|(shape, number)| (shape, settings.spares.min(number))));
@@ -362,6 +364,7 @@ mod tests {
             options: Vec::new(),
             tls: None,
             slow_start: None,
+            policy: crate::policy::Policy::default(),
             endpoints: endpoints.iter().map(endpoint).collect(),
             hold: false,
             intents: Vec::new(),

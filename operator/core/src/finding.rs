@@ -110,6 +110,8 @@ reasons! {
     SettingConflict,
     /// Another owner holds the host and path.
     HostTaken,
+    /// The cluster's `claims` give the host to others.
+    HostNotAllowed,
     // Certificates.
     /// No such file in the certificate folder.
     CertificateNotFound,

@@ -92,7 +92,10 @@ impl<'a, K: Fn(&Plan) -> bool> Search<'a, K> {
             // Holding begins and ends by a live command, as endpoints do.
             let backend = backend.change();
             backend.hold = now.get(&backend.id).is_some_and(|now| now.hold);
-            backend.endpoints = endpoints(backend, now.get(&backend.id).copied(), level.is_some());
+            let now = now.get(&backend.id).copied();
+            // Whoever comes asks to be protected in another way than what runs does.
+            let more = level.is_some() && now.is_some_and(|now| now.policy.holds_under(&backend.policy));
+            backend.endpoints = endpoints(backend, now, more);
         }
         plan.backends.extend(self.wanted.backends.iter().filter(|backend| whole(&backend.id.host)).cloned());
         plan.backends.sort_by(|a, b| a.id.cmp(&b.id));
@@ -178,6 +181,24 @@ mod tests {
         let running = plan(&[("a.test", RR, &[1, 2]), ("b.test", RR, &[3])]);
         let wanted = plan(&[("a.test", Balance::Uri, &[2, 4]), ("b.test", RR, &[5])]);
         assert_eq!(fitted(&running, &wanted), ["a.test/ RoundRobin c2,c4", "b.test/ RoundRobin c5"]);
+    }
+
+    #[test]
+    fn whoever_comes_to_be_protected_waits_for_the_protection() {
+        let with = |last: &[u8], allow: Option<&str>| {
+            let mut plan = plan(&[("a.test", RR, last)]);
+            let allow = allow.map(|network| vec![network.parse::<ipnet::IpNet>().unwrap()].into());
+            plan.backends[0].change().policy.access.allow = allow;
+            plan
+        };
+        let (open, fenced) = (None, Some("10.0.0.0/8"));
+        for (running, wanted, served) in [
+            (open, fenced, "a.test/ RoundRobin c1"),
+            (fenced, Some("10.1.0.0/16"), "a.test/ RoundRobin c1"),
+            (fenced, fenced, "a.test/ RoundRobin c1,c2"),
+        ] {
+            assert_eq!(fitted(&with(&[1], running), &with(&[1, 2], wanted)), [served]);
+        }
     }
 
     #[test]

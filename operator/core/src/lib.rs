@@ -19,6 +19,7 @@ pub mod model;
 pub mod pace;
 pub mod patch;
 pub mod plan;
+pub mod policy;
 pub mod protocol;
 mod receipt;
 pub mod render;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::{
     CertificateName, ClusterName, Digest, HostPattern, NameError, PathPrefix, Shared, TargetId, UpstreamAddr,
 };
+use crate::policy::Policy;
 
 /// Everything one target should serve.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -178,6 +179,9 @@ pub struct Backend {
     /// How long an endpoint that has just become ready gets less than its share.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slow_start: Option<Period>,
+    /// What is asked of a request beyond host and path.
+    #[serde(default, skip_serializing_if = "Policy::is_empty")]
+    pub policy: Policy,
     /// Endpoints, sorted; empty: requests are answered 503.
     #[serde(default)]
     pub endpoints: Vec<Endpoint>,
@@ -197,6 +201,7 @@ impl Backend {
             options: self.options.clone(),
             tls: self.tls,
             slow_start: self.slow_start,
+            policy: self.policy.clone(),
         }
     }
 }
@@ -216,6 +221,9 @@ pub struct Shape {
     /// How long an endpoint that has just become ready gets less than its share.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slow_start: Option<Period>,
+    /// What is asked of a request beyond host and path.
+    #[serde(skip_serializing_if = "Policy::is_empty")]
+    pub policy: Policy,
 }
 
 impl Shape {

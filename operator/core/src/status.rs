@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use interlock_crds::{ConditionStatus, RouteSpec, TargetStatus};
 
+use crate::bundle::Fragment;
 use crate::compile::Compiled;
 use crate::declared;
 use crate::finding::{Finding, Reason, Verdict};
@@ -76,6 +77,17 @@ pub struct World<'a> {
     ready: BTreeSet<(&'a DocumentId, &'a TargetId)>,
 }
 
+/// Whose a cluster is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// A document declares it.
+    Document,
+    /// It is the configuration's, or implicit.
+    Own,
+    /// It was implicit, and a document takes its place.
+    Taken,
+}
+
 /// Routes of a plan by their label, each with its backend.
 type Index<'a> = BTreeMap<String, (&'a Shared<Route>, Option<&'a Shared<Backend>>)>;
 
@@ -131,6 +143,19 @@ impl<'a> World<'a> {
             self.programmed(&accepted, &plans, &targets),
         ];
         Standing { conditions, targets }
+    }
+
+    /// Of the pieces of a proxy's files those that serve a `Route`.
+    pub fn pieces<'f>(
+        &self,
+        target: &TargetId,
+        spec: &RouteSpec,
+        all: &'f [Shared<Fragment>],
+    ) -> Vec<&'f Shared<Fragment>> {
+        let Some(running) = self.running.get(target) else { return Vec::new() };
+        let backends = labels(spec).into_iter().filter_map(|label| running.get(&label)?.1);
+        let intents: BTreeSet<&Digest> = backends.flat_map(|backend| &backend.intents).collect();
+        all.iter().filter(|piece| piece.intents.iter().any(|intent| intents.contains(intent))).collect()
     }
 
     /// Whether one proxy provably runs what is asked for, route by route.
@@ -197,8 +222,20 @@ impl<'a> World<'a> {
         not(KIND, reason, format!("{} does not provably run it: {why}", missing.name))
     }
 
-    /// What is true of a `ServiceCluster`.
-    pub fn cluster(&self, name: &ClusterName) -> Standing {
+    /// What is true of a `ServiceCluster`; `place` says whose it is.
+    pub fn cluster(&self, name: &ClusterName, place: Place) -> Standing {
+        let title = declared::cluster_title(name);
+        let told = self.findings.get(title.as_str()).map(Vec::as_slice).unwrap_or_default();
+        let accepted = match place {
+            Place::Document => accepted(told),
+            Place::Own => is("Accepted", "its settings are in force"),
+            Place::Taken => not("Accepted", Reason::Overridden.as_str(), "a document takes its place"),
+        };
+        if accepted.status != ConditionStatus::True {
+            let message = format!("it is not in force: {}", accepted.message);
+            let programmed = not(PROGRAMMED, "NotAccepted", message);
+            return Standing { conditions: vec![accepted, programmed], targets: Vec::new() };
+        }
         let own: Vec<(&TargetId, &Proxy)> =
             self.proxies.iter().filter(|(_, proxy)| proxy.cluster.as_ref() == Some(name)).collect();
         let targets: Vec<TargetStatus> = own
@@ -214,25 +251,26 @@ impl<'a> World<'a> {
             })
             .collect();
         let is_in = |states: &[&str]| own.iter().find(|(_, proxy)| states.contains(&proxy.state)).copied();
-        let told = |kind: &'static str, (id, proxy): (&TargetId, &Proxy)| {
+        let lacks = |kind: &'static str, (id, proxy): (&TargetId, &Proxy)| {
             let message = proxy.message.as_deref().unwrap_or("it is about to be told");
             not(kind, proxy.state, format!("{id}: {message}"))
         };
         let checked = match is_in(&["Refused", "ActivationFailed"]) {
-            Some(refused) => told("Checked", refused),
+            Some(refused) => lacks("Checked", refused),
             None if own.is_empty() => {
                 unknown("Checked", Reason::NoProxy.as_str(), "there is no proxy to check it")
             }
             None => is("Checked", "no proxy's checker refuses it"),
         };
         let programmed = match own.iter().find(|(_, proxy)| proxy.state != PROGRAMMED).copied() {
-            Some(other) => told(PROGRAMMED, other),
+            Some(other) => lacks(PROGRAMMED, other),
             None if own.is_empty() => {
-                not(PROGRAMMED, Reason::NoProxy.as_str(), "no proxy serves it; nothing is wrong with that")
+                let why = told.iter().find(|finding| finding.reason == Reason::Overridden);
+                let none = "no proxy serves it; nothing is wrong with that";
+                not(PROGRAMMED, Reason::NoProxy.as_str(), why.map_or(none, |finding| &finding.message))
             }
             None => is(PROGRAMMED, format!("{} proxies provably run what they should", own.len())),
         };
-        let accepted = is("Accepted", "its settings are in force");
         Standing { conditions: vec![accepted, checked, programmed], targets }
     }
 }

@@ -32,10 +32,11 @@ fn is_part<T: PartialEq>(some: &[T], all: &[T]) -> bool {
 
 /// Whether a backend serves as before, on some of its endpoints. Whether it holds follows from who is left.
 fn shrinks(before: &Backend, after: &Backend) -> bool {
-    let Backend { id: _, balance, options, tls, slow_start, endpoints, hold: _, intents: _ } = after;
+    let Backend { id: _, balance, options, tls, slow_start, policy, endpoints, hold: _, intents: _ } = after;
     let had: BTreeMap<UpstreamAddr, bool> =
         before.endpoints.iter().map(|endpoint| (endpoint.address, endpoint.draining)).collect();
-    (balance, options, tls, slow_start) == (&before.balance, &before.options, &before.tls, &before.slow_start)
+    (balance, options, tls, slow_start, policy)
+        == (&before.balance, &before.options, &before.tls, &before.slow_start, &before.policy)
         && endpoints
             .iter()
             .all(|endpoint| had.get(&endpoint.address).is_some_and(|drained| endpoint.draining || !drained))
@@ -96,6 +97,8 @@ mod tests {
         let mut settings = start.clone();
         settings.settings.haproxy.spares += 1;
         let leastconn = format!("{}{}", backend("a.test", "balance: leastConn"), of("b.test", &[(3, true)]));
+        let mut fenced = start.clone();
+        fenced.backends[0].change().policy.body_size = Some(1);
         let mut https = start.clone();
         https.routes[0].change().https_only = true;
         for (what, after) in [
@@ -104,6 +107,7 @@ mod tests {
             ("a setting", settings),
             ("another balance", plan(&both, &leastconn)),
             ("another route", https),
+            ("another policy", fenced),
             ("one more route", plan(&routes(&["a.test", "b.test", "c.test"]), &of("a.test", &[]))),
             (
                 "one comes back",

@@ -23,7 +23,7 @@ fn world(spec: Value) -> (Observed, Config) {
     };
     let cluster = ServiceClusterSpec::implicit(ProxyKind::Haproxy);
     let clusters = BTreeMap::from([("haproxy".parse().unwrap(), cluster)]);
-    (observed, Config { clusters, embedded: None, read_only: false })
+    (observed, Config { clusters, ..Config::default() })
 }
 
 #[test]
@@ -47,17 +47,42 @@ fn a_document_of_megabytes_is_no_plan_of_gigabytes() {
 }
 
 #[test]
+fn a_modifier_of_too_many_headers_closes_its_rule() {
+    let spec = |number: usize| {
+        let set: Vec<_> = (0..number).map(|n| json!({"name": format!("X-{n}"), "value": "1"})).collect();
+        json!({
+            "hostnames": ["a.example.com"],
+            "readiness": "none",
+            "rules": [{
+                "filters": [{"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": set}}],
+                "backendRefs": [{"kind": "Address", "address": "192.0.2.7", "port": 80}],
+            }],
+        })
+    };
+    for (number, message) in [(64, None), (65, Some("it changes 65 headers; 64 are the most"))] {
+        let (observed, config) = world(spec(number));
+        let compiled = compile(&observed, &config);
+        let told = compiled.findings.iter().find(|finding| finding.verdict == Verdict::Refused);
+        assert_eq!(told.is_some(), message.is_some(), "{told:?}");
+        assert!(told.is_none_or(|told| told.message.contains(message.unwrap_or_default())), "{told:?}");
+        let nobody =
+            compiled.plans.values().all(|plan| plan.backends.iter().all(|it| it.endpoints.is_empty()));
+        assert_eq!(nobody, message.is_some(), "what cannot be changed is not served");
+    }
+}
+
+#[test]
 fn why_names_the_document_that_keeps_a_host_closed() {
     let (observed, config) = world(json!({
         "hostnames": ["a.example.com"],
-        "allow": ["10.0.0.0/8"],
+        "forwardAuth": {"address": "http://192.0.2.9/"},
         "rules": [{"backendRefs": [{"kind": "Address", "address": "192.0.2.7", "port": 80}]}],
     }));
     let compiled = compile(&observed, &config);
     assert!(compiled.plans.values().all(|plan| plan.backends.iter().all(|b| b.endpoints.is_empty())));
     let answer = why(&compiled, &observed, &config, "a.example.com", "/");
     assert!(
-        answer.summary.contains("a.example.com/ is not served: `spec.allow`: no proxy"),
+        answer.summary.contains("a.example.com/ is not served: `spec.forwardAuth`: no proxy"),
         "{}",
         answer.summary
     );

@@ -32,11 +32,7 @@ fn implicit() -> Config {
         readiness: ReadinessMode::None,
         ..ServiceClusterSpec::implicit(ProxyKind::Haproxy)
     };
-    Config {
-        clusters: BTreeMap::from([("haproxy".parse().unwrap(), spec)]),
-        embedded: None,
-        read_only: false,
-    }
+    Config { clusters: BTreeMap::from([("haproxy".parse().unwrap(), spec)]), ..Config::default() }
 }
 
 fn reasons(answer: &Explanation) -> Vec<Reason> {

@@ -168,7 +168,9 @@ fn compile_case(case: &Path) -> (Compiled, Config) {
         // One of so many equal ones says it all.
         cluster.haproxy.spares = cluster.haproxy.spares.min(1);
     }
-    (compile(&observed(case), &config), config)
+    let observed = observed(case);
+    let compiled = compile(&observed, &config);
+    (compiled, config.with(&observed.declared).into_owned())
 }
 
 fn observed(case: &Path) -> Observed {
@@ -180,11 +182,7 @@ fn default_config() -> Config {
         readiness: ReadinessMode::None,
         ..ServiceClusterSpec::implicit(ProxyKind::Haproxy)
     };
-    Config {
-        clusters: BTreeMap::from([("haproxy".parse().unwrap(), spec)]),
-        embedded: None,
-        read_only: false,
-    }
+    Config { clusters: BTreeMap::from([("haproxy".parse().unwrap(), spec)]), ..Config::default() }
 }
 
 /// The settings ride along unchanged; a golden file would only repeat them.

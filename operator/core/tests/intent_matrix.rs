@@ -74,6 +74,17 @@ const SAMPLES: &[Samples] = &[
     samples(S::SlowStart, &["30s", "1m 30s", "0s"], &[("30", Value), ("2h", Value), ("soon", Value)]),
     samples(S::Warm, &["true"], &[("on", Value)]),
     samples(S::Readiness, &["docker", "none", "probe"], &[("always", Value)]),
+    samples(
+        S::Allow,
+        &["10.0.0.0/8", "192.0.2.7,fd00::/8"],
+        &[("10.0.0.0/33", Value), ("", Value), ("all", Value)],
+    ),
+    samples(S::Deny, &["10.0.0.0/8"], &[("10.0.0/8", Value), ("10.0.0.0/8;evil", Value)]),
+    samples(
+        S::BodySize,
+        &["1", "1048576"],
+        &[("1m", Value), ("0", Value), ("-1", Value), ("99999999999999", Value)],
+    ),
     samples(S::Owner, &["team-shop"], &[("\u{7}", Value)]),
 ];
 

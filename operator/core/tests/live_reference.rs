@@ -56,6 +56,9 @@ const SAMPLES: &[(&str, Pairs, &str)] = &[
     ("slow_start", &[], "30s"),
     ("warm", &[], "true"),
     ("readiness", &[], "none"),
+    ("allow", &[], "10.0.0.0/8"),
+    ("deny", &[], "10.0.0.0/8"),
+    ("limits.bodysize", &[], "1048576"),
     ("owner", &[], "shop"),
 ];
 
@@ -138,7 +141,7 @@ fn labels_table() -> String {
         let (new, there) = costs(ProxyKind::Haproxy, besides, &key.full_name(), value);
         let (_, nginx) = costs(ProxyKind::Nginx, besides, &key.full_name(), value);
         let costs_reload = [&new, &there].into_iter().any(|it| matches!(it, Change::Reload { .. }));
-        let expected = if costs_reload { Effect::First } else { Effect::Live };
+        let expected = if costs_reload { key.effect.max(Effect::First) } else { Effect::Live };
         assert_eq!(key.effect, expected, "{}: {new:?}, {there:?}", key.full_name());
         let haproxy = |change| match (word(change), key.effect) {
             ("reload", Effect::First) => "live, the first of its kind a reload",
@@ -166,6 +169,7 @@ fn other_values() -> BTreeMap<&'static str, Value> {
         ("listeners.httpsAlways", json!(true)),
         ("listeners.ipv6", json!(false)),
         ("sharing", json!("owner")),
+        ("claims", json!([{ "hosts": ["other.example.com"], "owners": [] }])),
         ("unknownHost", json!("503")),
         ("trustImageLabels", json!(true)),
         ("containerHostnames", json!(true)),
@@ -209,6 +213,7 @@ fn complete() -> Value {
         ("maxConnections", json!(1000)),
         ("nginx.workerProcesses", json!(1)),
         ("stats", json!({ "user": "admin", "passwordFile": "/stats" })),
+        ("claims", json!([])),
         ("certificates", json!({ "directory": "/certs", "default": "any.pem" })),
     ] {
         set(&mut spec, path, value);

@@ -9,18 +9,18 @@ use interlock_core::compile::{Compiled, Config, Memory, compile, compile_with};
 use interlock_core::declared::Declared;
 use interlock_core::explain::why;
 use interlock_core::model::{
-    AgentView, Attachment, Container, ContainerId, ContainerState, Departed, EngineView, Freshness, Health,
-    Observed, Port, ProbeResult, PublishedPort, Readiness, Timestamp,
+    AgentView, Attachment, ClusterName, Container, ContainerId, ContainerState, Departed, EngineView,
+    Freshness, Health, Observed, Port, ProbeResult, PublishedPort, Readiness, Shared, Timestamp,
 };
 use interlock_core::plan::Abilities;
-use interlock_crds::{ProxyKind, ReadinessMode, RouteSpec, ServiceClusterSpec, Sharing};
+use interlock_crds::{ClaimSpec, ProxyKind, ReadinessMode, RouteSpec, ServiceClusterSpec, Sharing};
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::{Value, json};
 
 const NETWORKS: [&str; 4] = ["front", "shop_back", "bridge", "host"];
-const LABELS: [(&str, &[&str]); 16] = [
+const LABELS: [(&str, &[&str]); 19] = [
     ("interlock.host", &["a.example.com", "b.example.com", "*.example.com", "bad host", ""]),
     ("interlock.hostname", &["test", "a.example.com", "\n"]),
     ("interlock.alias_domain.0", &["c.example.com", "a.example.com"]),
@@ -32,6 +32,9 @@ const LABELS: [(&str, &[&str]); 16] = [
     ("interlock.ssl_only", &["", "true", "false"]),
     ("interlock.ssl_cert", &["web.pem", "../key"]),
     ("interlock.warm", &["true"]),
+    ("interlock.allow", &["10.0.0.0/8", "10.0.0.1, ::/0", "everybody", ""]),
+    ("interlock.limits.bodysize", &["9", "1k", ""]),
+    ("interlock.deny", &["10.1.0.0/16", "::ffff:0:0/96", "10.0.0.0/33"]),
     ("interlock.health_check", &["httpchk GET /", "tcp-check", "rm"]),
     ("interlock.ext.name", &["haproxy", "nginx", "apache"]),
     ("com.docker.compose.project", &["shop"]),
@@ -130,6 +133,9 @@ fn declared() -> impl Strategy<Value = Declared> {
     let policy = select(vec![
         "{}",
         r#"{"allow": ["10.0.0.0/8"]}"#,
+        r#"{"deny": ["10.0.0.0/8"], "allow": ["::/0"]}"#,
+        r#"{"limits": {"bodySize": 9}}"#,
+        r#"{"forwardAuth": {"address": "http://192.0.2.9/"}}"#,
         r#"{"tls": {"redirect": true}, "warm": true}"#,
         r#"{"parentRefs": [{"name": "nginx"}]}"#,
     ]);
@@ -145,6 +151,21 @@ fn declared() -> impl Strategy<Value = Declared> {
     });
     let name = select(vec!["default/a", "shop/b"]).prop_map(|name| name.parse().unwrap());
     btree_map(name, route, 0..3).prop_map(|routes| Declared { routes, ..Declared::default() })
+}
+
+/// Clusters that documents declare, some of them under a name that the settings have.
+fn clusters() -> impl Strategy<Value = BTreeMap<ClusterName, Shared<ServiceClusterSpec>>> {
+    let name = select(vec!["haproxy", "nginx", "edge"]).prop_map(|name| name.parse().unwrap());
+    let spec = (any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(nginx, named, claimed)| {
+        let claims = vec![ClaimSpec { hosts: vec!["*".to_owned()], owners: vec!["image:*".to_owned()] }];
+        let spec = ServiceClusterSpec {
+            proxies: if named { vec!["name-1".to_owned()] } else { Vec::new() },
+            claims: if claimed { claims } else { Vec::new() },
+            ..ServiceClusterSpec::implicit(if nginx { ProxyKind::Nginx } else { ProxyKind::Haproxy })
+        };
+        spec.into()
+    });
+    btree_map(name, spec, 0..3)
 }
 
 fn observed() -> impl Strategy<Value = Observed> {
@@ -217,8 +238,10 @@ fn config() -> impl Strategy<Value = Config> {
                     ("haproxy".parse().unwrap(), haproxy),
                     ("nginx".parse().unwrap(), spec(ProxyKind::Nginx)),
                 ]),
+                implicit: BTreeSet::from(["nginx".parse().unwrap()]),
                 embedded: embedded.then(|| "haproxy".parse().unwrap()),
                 read_only,
+                ..Config::default()
             }
         })
 }
@@ -390,13 +413,16 @@ proptest! {
     fn one_change_after_the_other_comes_to_the_whole(
         first in observed(),
         config in config(),
-        changes in vec(change(), 1..12),
+        changes in vec((change(), prop::option::weighted(0.3, clusters())), 1..12),
     ) {
         let mut memory = Memory::default();
         let mut now = Observed { declared: Declared::default().into(), ..first };
         let mut compiled = compile_with(&now, &config, &mut memory);
-        for change in changes {
+        for (change, clusters) in changes {
             change.made(&mut now, &compiled);
+            if let Some(clusters) = clusters {
+                now.declared = Declared { clusters, ..Declared::default() }.into();
+            }
             (now.standings, now.ownership) = (compiled.standings.clone(), compiled.ownership.clone());
             compiled = compile_with(&now, &config, &mut memory);
             prop_assert_eq!(&*compiled, &compile(&now, &config));
@@ -439,8 +465,7 @@ proptest! {
                 ("haproxy".parse().unwrap(), spec(ProxyKind::Haproxy)),
                 ("nginx".parse().unwrap(), spec(ProxyKind::Nginx)),
             ]),
-            embedded: None,
-            read_only: false,
+            ..Config::default()
         };
         let cold = compile(&observed, &config);
         let passed = ProbeResult { passing: true, passed_once: true, error: None, took_ms: None };

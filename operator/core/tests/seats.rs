@@ -8,6 +8,7 @@ use interlock_core::bundle::{Bundle, CLOSED, HOLD, Receipt, SEATS, SPARE};
 use interlock_core::change::Change;
 use interlock_core::model::{HostPattern, PathPrefix};
 use interlock_core::plan::{Abilities, Backend, BackendId, Balance, Endpoint, Plan, Route, UpstreamTls};
+use interlock_core::policy::{Access, Policy};
 use interlock_core::render::{self, Templates};
 use interlock_crds::{ProxyKind, ServiceClusterSpec};
 use proptest::prelude::*;
@@ -34,11 +35,24 @@ struct App {
     host: String,
     balance: Balance,
     tls: Option<UpstreamTls>,
+    policy: Policy,
     endpoints: Vec<u8>,
 }
 
 fn app(host: &str, endpoints: &[u8]) -> App {
-    App { host: host.to_owned(), balance: Balance::RoundRobin, tls: None, endpoints: endpoints.to_vec() }
+    App {
+        host: host.to_owned(),
+        balance: Balance::RoundRobin,
+        tls: None,
+        policy: Policy::default(),
+        endpoints: endpoints.to_vec(),
+    }
+}
+
+/// Whom a route keeps out.
+fn without(network: &str) -> Policy {
+    let deny = vec![network.parse().unwrap()].into();
+    Policy { access: Access { deny, ..Access::default() }, ..Policy::default() }
 }
 
 impl App {
@@ -70,6 +84,7 @@ impl App {
             options: Vec::new(),
             tls: self.tls,
             slow_start: None,
+            policy: self.policy.clone(),
             hold: false,
             endpoints: self.endpoints.iter().map(endpoint).collect(),
             intents: Vec::new(),
@@ -272,13 +287,41 @@ fn what_is_free_is_written_closed() {
 }
 
 /// A step of a life: which hosts there are, each with which endpoints and of which shape.
+#[test]
+fn whoever_is_protected_sits_where_others_are_not() {
+    let fenced =
+        |network: &str, endpoints: &[u8]| App { policy: without(network), ..app("b.test", endpoints) };
+    let first = next(&plan(3, &[app("a.test", &[1]), fenced("10.0.0.0/8", &[2])]), None);
+    let text = |bundle: &Bundle, seat: &str| {
+        let name = format!("backend {seat}");
+        bundle.fragments.iter().find(|it| it.name == name).map(|it| it.text.clone()).unwrap()
+    };
+    assert!(text(&first, seat(&first, "b.test")).contains("acl denied4 src 10.0.0.0/8"));
+    assert!(!text(&first, seat(&first, "a.test")).contains("status 403"));
+    let last = receipt(&first);
+    // Endpoints come and go live; nobody else takes its seat, and no spare is its.
+    let more = next(&plan(3, &[app("a.test", &[1]), fenced("10.0.0.0/8", &[2, 3])]), Some(&last));
+    assert_eq!(Change::between(Some(&last), &more), Change::Live);
+    let gone = rested(&receipt(&next(&plan(3, &[app("a.test", &[1])]), Some(&last))));
+    let other = next(&plan(3, &[app("a.test", &[1]), app("b.test", &[2])]), Some(&gone));
+    assert_eq!(Change::between(Some(&gone), &other), Change::Live);
+    assert_ne!(seat(&other, "b.test"), "b.test", "its own seat is another's shape now");
+    // What protects it changes with the file; whoever is protected no longer moves to a spare.
+    let after = next(&plan(3, &[app("a.test", &[1]), fenced("10.0.0.0/9", &[2])]), Some(&last));
+    assert!(matches!(Change::between(Some(&last), &after), Change::Reload { .. }));
+    let open = next(&plan(3, &[app("a.test", &[1]), app("b.test", &[2])]), Some(&last));
+    assert_eq!(Change::between(Some(&last), &open), Change::Live);
+    assert_ne!(seat(&open, "b.test"), "b.test");
+}
+
 fn world() -> impl Strategy<Value = Vec<App>> {
-    let one = (0..6_u8, prop::collection::btree_set(1..12_u8, 0..5), any::<bool>());
+    let one = (0..6_u8, prop::collection::btree_set(1..12_u8, 0..5), any::<bool>(), any::<bool>());
     prop::collection::vec(one, 0..6).prop_map(|apps| {
         let mut seen = BTreeSet::new();
         apps.into_iter()
             .filter(|(host, ..)| seen.insert(*host))
-            .map(|(host, endpoints, least)| App {
+            .map(|(host, endpoints, least, fenced)| App {
+                policy: if fenced { without("10.0.0.0/8") } else { Policy::default() },
                 balance: if least { Balance::LeastConn } else { Balance::RoundRobin },
                 ..app(&format!("h{host}.test"), &endpoints.into_iter().collect::<Vec<_>>())
             })
@@ -305,13 +348,15 @@ fn what_stays_is_not_rendered_again() {
 /// Some of eight hosts, two of them with wildcards, each with a path, a shape and endpoints.
 fn apps() -> impl Strategy<Value = BTreeMap<usize, App>> {
     let shape = prop_oneof![4 => Just(Balance::RoundRobin), 1 => Just(Balance::LeastConn)];
-    let one = (shape, prop::collection::btree_set(1..6_u8, 0..3), any::<bool>());
+    let one = (shape, prop::collection::btree_set(1..6_u8, 0..3), any::<bool>(), 0..6_u8);
     prop::collection::btree_map(0..8_usize, one, 0..3).prop_map(|some| {
         let hosts = ["a.test", "*.b.test", "c.test", "d.test", "*.x.e.test", "f.test", "g.test", "h.test"];
-        let app = |(at, (balance, endpoints, tls)): (usize, (Balance, BTreeSet<u8>, bool))| {
+        let app = |(at, (balance, endpoints, tls, fence)): (usize, (Balance, BTreeSet<u8>, bool, u8))| {
             let tls = (tls && at % 3 == 0).then_some(UpstreamTls { verify: false });
             let endpoints = endpoints.into_iter().collect();
-            (at, App { host: hosts[at].to_owned(), balance, tls, endpoints })
+            let fenced = (fence < 2).then(|| without(&format!("10.{fence}.0.0/16")));
+            let policy = fenced.unwrap_or_default();
+            (at, App { host: hosts[at].to_owned(), balance, tls, policy, endpoints })
         };
         some.into_iter().map(app).collect()
     })
@@ -366,7 +411,7 @@ proptest! {
                 prop_assert!(slots.iter().all(|slot| slot.occupant.is_none()), "{} is nobody's", name);
             }
             if let Some(last) = last.as_ref().filter(|last| last.static_digest == bundle.static_digest) {
-                for (label, seat) in seats {
+                for (label, seat) in seats.iter() {
                     let stayed = last.seats.get(label) == Some(seat);
                     let free = !last.seats.values().any(|other| other == seat)
                         && last.servers[seat].iter().all(|slot| slot.occupant.is_none() && slot.left.is_none());

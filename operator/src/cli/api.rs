@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 use std::future::Future;
-use std::path::PathBuf;
 
 use hyper::Method;
 use interlock_crds::schema::Kind;
@@ -12,11 +11,12 @@ use serde_json::Value;
 use tokio::runtime::Runtime;
 
 use super::args::ApiArgs;
+use super::contexts;
 use super::failure::Failure;
 use crate::client::{Answer, Client, ClientError, Lines};
 use crate::serve::rest::ROOT;
 use crate::serve::rest::problem::Problem;
-use crate::settings::{Environment, Flags, Settings};
+use crate::settings::Environment;
 
 /// An object as the operator answers it; its spec may be of a newer version.
 pub(super) type Found = Object<Value>;
@@ -30,7 +30,6 @@ pub(super) fn not_understood(error: &serde_json::Error) -> Failure {
 /// The operator that is asked.
 pub(super) struct Operator {
     client: Client,
-    socket: PathBuf,
     runtime: Runtime,
 }
 
@@ -68,15 +67,14 @@ impl From<Refused> for Failure {
 impl Operator {
     /// The operator that the configuration or `--api` names.
     pub(super) fn of(args: &ApiArgs, environment: &Environment) -> Result<Self, Failure> {
-        let flags = Flags { config: args.config.clone(), api: args.api.clone(), ..Flags::default() };
-        let socket = Settings::load(&flags, environment)?.api;
+        let client = contexts::client(args.reach(), environment)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        Ok(Self { client: Client::new(&socket), socket, runtime })
+        Ok(Self { client, runtime })
     }
 
-    /// Its socket, for the commands that read what it sees.
-    pub(super) fn socket(&self) -> &std::path::Path {
-        &self.socket
+    /// The way to it, for the commands that read what it sees.
+    pub(super) const fn client(&self) -> &Client {
+        &self.client
     }
 
     /// Runs what waits for several answers.
@@ -189,6 +187,9 @@ fn unanswered(error: ClientError) -> Failure {
         }
         ClientError::Closed { .. } => {
             "only the user of the operator may ask it: `docker exec <operator> interlock …`"
+        }
+        ClientError::Unreached { .. } => {
+            "try the command by hand; `interlock config get-contexts` says what is run where"
         }
         ClientError::Broken(_) => "its log says more",
     };

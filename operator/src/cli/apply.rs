@@ -14,6 +14,7 @@ use super::files::{self, Source};
 use super::output::{Output, Tone};
 use super::wait::{self, Awaited};
 use super::{FAILED, FOUND, OK, lint};
+use crate::manifest;
 use crate::serve::rest::problem::{Cause, Problem};
 use crate::serve::rest::{Applied, AppliedItem, ROOT};
 use crate::settings::Environment;
@@ -161,7 +162,7 @@ fn place(cause: &Cause, sources: &[Source], namespace: Option<&str>) -> Option<S
     for source in sources {
         for document in &source.documents {
             let Some((kind, id)) = &document.id else { continue };
-            let own = format!("{} {id}", kind.as_str());
+            let own = manifest::title(*kind, id);
             let moved = namespace.map(|namespace| format!("{} {namespace}/{}", kind.as_str(), id.name()));
             if title == own || Some(title) == moved.as_deref() {
                 let line = document.locate(&source.text, &cause.field).unwrap_or(document.line);

@@ -42,10 +42,16 @@ pub(super) enum Command {
     Describe(DescribeArgs),
     /// Take objects away.
     Delete(DeleteArgs),
+    /// What an object has said so far, and back to it.
+    #[command(subcommand)]
+    Rollout(RolloutCommand),
     /// Wait until something is true of an object; exit 1 if it is not in time.
     Wait(WaitArgs),
     /// Tell what happened in the last hours.
     Events(EventsArgs),
+    /// Carry bytes between standard input and output and the operator, for `ssh://` contexts.
+    #[command(name = "dial-stdio", hide = true)]
+    DialStdio(ApiArgs),
     /// Write everything that is stored into a file.
     Backup(BackupArgs),
     /// Put the documents of a backup into the store, in place of everything.
@@ -73,6 +79,61 @@ pub(super) enum Command {
 pub(super) enum ConfigCommand {
     /// Print the effective configuration, with every default.
     View(ViewArgs),
+    #[command(flatten)]
+    Contexts(ContextCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ContextCommand {
+    /// List the operators that have a name.
+    #[command(name = "get-contexts")]
+    Get(ContextsArgs),
+    /// Print which of them is asked.
+    #[command(name = "current-context")]
+    Current,
+    /// Ask this one from now on.
+    #[command(name = "use-context")]
+    Use {
+        /// Its name.
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+    /// Give an operator a name.
+    #[command(name = "set-context")]
+    Set(SetContextArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ContextsArgs {
+    #[command(flatten)]
+    pub(super) shape: ShapeArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SetContextArgs {
+    /// Its name.
+    #[arg(value_name = "NAME")]
+    pub(super) name: String,
+    /// Where it is: `unix:///run/interlock/api.sock` or `ssh://user@host`.
+    #[arg(long, value_name = "URL")]
+    pub(super) api: String,
+    /// What runs `interlock` on that host, as `docker exec -i interlock interlock`.
+    #[arg(value_name = "COMMAND", last = true)]
+    pub(super) command: Vec<String>,
+}
+
+/// What flags say of how the operator is reached.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reach<'a> {
+    pub(super) config: Option<&'a std::path::Path>,
+    pub(super) api: Option<&'a str>,
+    pub(super) context: Option<&'a str>,
+}
+
+impl ApiArgs {
+    pub(super) fn reach(&self) -> Reach<'_> {
+        Reach { config: self.config.as_deref(), api: self.api.as_deref(), context: self.context.as_deref() }
+    }
 }
 
 /// Flags that say how the engine and the operator are reached.
@@ -171,6 +232,9 @@ pub(super) struct FactsArgs {
     /// Facts from a file that `interlock observe` wrote (`-`: standard input), instead of live ones.
     #[arg(long, value_name = "FILE")]
     pub(super) from: Option<PathBuf>,
+    /// The operator of this context, in place of the current one.
+    #[arg(long, value_name = "NAME", conflicts_with = "api")]
+    pub(super) context: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -282,6 +346,9 @@ pub(super) struct LintArgs {
     /// files, `-` standard input.
     #[arg(short, long = "file", value_name = "FILE|FOLDER", conflicts_with = "from")]
     pub(super) files: Vec<PathBuf>,
+    /// Judge the files beside what runs: what would newly be wrong if they were applied.
+    #[arg(long, requires = "files")]
+    pub(super) live: bool,
     #[command(flatten)]
     pub(super) facts: FactsArgs,
     /// How to print.
@@ -298,6 +365,9 @@ pub(super) struct ApiArgs {
     /// The unix socket of the operator's API.
     #[arg(long, value_name = "PATH")]
     pub(super) api: Option<String>,
+    /// The operator of this context, in place of the current one.
+    #[arg(long, value_name = "NAME", conflicts_with = "api")]
+    pub(super) context: Option<String>,
 }
 
 /// Documents and whose they are.
@@ -426,6 +496,63 @@ pub(super) struct DeleteArgs {
     pub(super) dry_run: Option<DryRun>,
     #[command(flatten)]
     pub(super) api: ApiArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum RolloutCommand {
+    /// The generations that are remembered, and what proxies ran of each.
+    History(HistoryArgs),
+    /// Bring a generation back, and hold it until the object is applied or released.
+    Undo(UndoArgs),
+    /// End the holding of what was brought back.
+    Release(ObjectArgs),
+    /// Wait until every proxy provably runs the present generation; exit 1 if not in time.
+    Status(RolloutStatusArgs),
+}
+
+/// One object, as `route/NAME`.
+#[derive(Debug, Args)]
+pub(super) struct ObjectArgs {
+    /// Which object.
+    #[arg(value_name = "KIND/NAME")]
+    pub(super) object: String,
+    /// The namespace; without it `default`.
+    #[arg(short, long, value_name = "NAME")]
+    pub(super) namespace: Option<String>,
+    #[command(flatten)]
+    pub(super) api: ApiArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct HistoryArgs {
+    #[command(flatten)]
+    pub(super) of: ObjectArgs,
+    /// Only this one, with everything that it said.
+    #[arg(long, value_name = "NUMBER")]
+    pub(super) generation: Option<u64>,
+    #[command(flatten)]
+    pub(super) shape: ShapeArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct UndoArgs {
+    #[command(flatten)]
+    pub(super) of: ObjectArgs,
+    /// Which one; without it the one before the present.
+    #[arg(long, value_name = "NUMBER")]
+    pub(super) to_generation: Option<u64>,
+    /// Only say what would happen: `server`.
+    #[arg(long, value_name = "WHERE")]
+    pub(super) dry_run: Option<DryRun>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RolloutStatusArgs {
+    #[command(flatten)]
+    pub(super) of: ObjectArgs,
+    /// How long.
+    #[arg(long, value_name = "TIME", default_value = "30s")]
+    pub(super) timeout: Period,
 }
 
 #[derive(Debug, Args)]

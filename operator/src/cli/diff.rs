@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use interlock_core::declared::Declared;
-use interlock_core::model::DocumentId;
+use interlock_core::model::{ClusterName, DocumentId, Shared};
 use interlock_core::render::Templates;
 use interlock_crds::schema::Kind;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use similar::TextDiff;
 
@@ -113,19 +114,35 @@ fn files(operator: &Operator, applied: &Applied<Found>, output: &mut Output) -> 
 }
 
 fn change(declared: &mut Declared, applied: &Applied<Found>) -> Result<(), Failure> {
-    for AppliedItem { outcome, object } in &applied.items {
-        if Kind::of(&object.kind) != Some(Kind::Route) {
-            continue;
-        }
-        let id = DocumentId::new(object.metadata.namespace(), &object.metadata.name).map_err(Failure::new)?;
-        if outcome == "deleted" {
-            declared.routes.remove(&id);
-        } else if outcome != "unchanged" {
-            let spec: Value = object.spec.clone();
-            let spec: interlock_crds::RouteSpec =
-                serde_json::from_value(spec).map_err(|error| super::api::not_understood(&error))?;
-            declared.routes.insert(id, spec.into());
+    for AppliedItem { outcome, object } in applied.items.iter().filter(|item| item.outcome != "unchanged") {
+        let gone = outcome == "deleted";
+        let name = &object.metadata.name;
+        match Kind::of(&object.kind) {
+            Some(Kind::Route) => {
+                let id = DocumentId::new(object.metadata.namespace(), name).map_err(Failure::new)?;
+                put(&mut declared.routes, id, gone, &object.spec)?;
+            }
+            Some(Kind::ServiceCluster) => {
+                let name = name.parse::<ClusterName>().map_err(Failure::new)?;
+                put(&mut declared.clusters, name, gone, &object.spec)?;
+            }
+            _ => {}
         }
     }
+    Ok(())
+}
+
+fn put<K: Ord, S: DeserializeOwned>(
+    all: &mut BTreeMap<K, Shared<S>>,
+    key: K,
+    gone: bool,
+    spec: &Value,
+) -> Result<(), Failure> {
+    if gone {
+        all.remove(&key);
+        return Ok(());
+    }
+    let spec: S = serde_json::from_value(spec.clone()).map_err(|error| super::api::not_understood(&error))?;
+    all.insert(key, spec.into());
     Ok(())
 }

@@ -29,14 +29,16 @@ pub(super) async fn look(settings: &Settings) -> Result<Observed, Failure> {
         }
     };
     task.abort();
+    let declared = source::manifests::look(settings.manifests.as_deref());
+    let folders = source::certificates::folders(&settings.config.with(&declared));
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Ok(Observed {
         at: Timestamp(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)),
         own_container: docker::own_container(&client).await,
         engines: BTreeMap::from([(engine, snapshot.view)]),
-        declared: source::manifests::look(settings.manifests.as_deref()).into(),
+        certificates: source::certificates::look(&folders),
+        declared: declared.into(),
         sockets: source::sockets::spawn(settings.agents.clone()).borrow().clone(),
-        certificates: source::certificates::spawn(settings.certificate_folders()).0.borrow().clone(),
         draining: snapshot.draining,
         was_healthy: snapshot.was_healthy,
         ..Observed::default()

@@ -5,12 +5,13 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use interlock_core::compile::Config;
+use interlock_core::compile::{self, Config};
 use interlock_core::finding::Finding;
 use interlock_core::model::Container;
 
 use super::failure::Failure;
 use crate::manifest::{self, compose};
+use crate::serve::Snapshot;
 use crate::source::manifests;
 use crate::yaml;
 
@@ -60,6 +61,30 @@ pub(super) fn judge(paths: &[PathBuf], config: &Config) -> Result<Judged, Failur
     Ok(Judged { findings, texts, services })
 }
 
+/// Judges the documents of files as if they were applied to what is seen: what would newly be wrong. Compose files are
+/// passed over, because what runs is known.
+pub(super) fn beside(
+    paths: &[PathBuf],
+    mut snapshot: Snapshot,
+    known: &[Finding],
+) -> Result<Judged, Failure> {
+    let mut texts = BTreeMap::new();
+    for path in paths {
+        gather(path, &mut texts)?;
+    }
+    let documents =
+        texts.iter().filter(|(name, text)| compose::read(text, &project(name)).unwrap_or_default().is_none());
+    let files = manifests::of_texts(documents.map(|(name, text)| (name.clone(), Ok(text.clone()))).collect());
+    let declared = snapshot.observed.declared.change();
+    declared.routes.extend(files.routes);
+    declared.clusters.extend(files.clusters);
+    let mut findings = compile::compile(&snapshot.observed, &snapshot.config).findings;
+    findings.extend(files.faults);
+    findings.retain(|finding| !known.contains(finding));
+    findings.sort();
+    Ok(Judged { findings, texts, services: BTreeMap::new() })
+}
+
 impl Judged {
     /// Where a finding belongs, if that can be told.
     pub(super) fn place(&self, finding: &Finding) -> Option<Place> {
@@ -85,7 +110,7 @@ impl Judged {
             }
             for document in manifest::read(file, text) {
                 let Some((kind, id)) = &document.id else { continue };
-                if title != format!("{} {id}", kind.as_str()) {
+                if title != manifest::title(*kind, id) {
                     continue;
                 }
                 let line = field.and_then(|field| document.locate(text, field)).unwrap_or(document.line);

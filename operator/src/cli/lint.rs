@@ -28,8 +28,13 @@ pub(super) fn run(args: &LintArgs, environment: &Environment, output: &mut Outpu
         let world = World::look(&args.facts, environment, output)?;
         return tell(&world.compiled.findings, |_| None, args.output, output);
     }
-    let settings = Settings::load(&args.facts.common.flags(), environment)?;
-    let mut judged = files::judge(&args.files, &settings.config)?;
+    let mut judged = if args.live {
+        let World { snapshot, compiled } = World::look(&args.facts, environment, output)?;
+        files::beside(&args.files, snapshot, &compiled.findings)?
+    } else {
+        let settings = Settings::load(&args.facts.common.flags(), environment)?;
+        files::judge(&args.files, &settings.config)?
+    };
     let mut findings = std::mem::take(&mut judged.findings);
     if args.output == LintShape::Table {
         for finding in &mut findings {

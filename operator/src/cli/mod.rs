@@ -6,8 +6,10 @@ mod apply;
 mod args;
 mod backup;
 mod config;
+mod contexts;
 mod delete;
 mod describe;
+mod dial;
 mod diff;
 mod engine;
 mod events;
@@ -21,6 +23,7 @@ mod output;
 mod probe;
 mod render;
 mod report;
+mod rollout;
 mod run;
 mod wait;
 mod why;
@@ -63,6 +66,7 @@ fn dispatch(command: Command, environment: &Environment, output: &mut Output) ->
         Command::Get(get) => get::run(&get, environment, output),
         Command::Describe(describe) => describe::run(&describe, environment, output),
         Command::Delete(delete) => delete::run(&delete, environment, output),
+        Command::Rollout(rollout) => rollout::run(&rollout, environment, output),
         Command::Wait(wait) => wait::run(&wait, environment, output),
         Command::Backup(backup) => backup::save(&backup, environment, output),
         Command::Restore(restore) => backup::restore(&restore, environment, output),
@@ -70,6 +74,8 @@ fn dispatch(command: Command, environment: &Environment, output: &mut Output) ->
         Command::Explain(explain) => explain::run(&explain, output),
         Command::Completion(completion) => config::completion(&completion, output),
         Command::Observe(observe) => observe::run(&observe, environment, output),
+        Command::DialStdio(api) => dial::run(&api, environment),
+        Command::Config(ConfigCommand::Contexts(contexts)) => contexts::run(&contexts, environment, output),
         Command::Config(ConfigCommand::View(view)) => config::view(&view, environment, output),
         Command::Why(why) => why::run(&why, environment, output),
         Command::Probe(probe) => probe::run(&probe, output),

@@ -9,7 +9,7 @@ use crate::settings::Environment;
 
 /// Prints the facts, as `--from` takes them.
 pub(super) fn run(args: &ObserveArgs, environment: &Environment, output: &mut Output) -> Result<u8, Failure> {
-    let snapshot = world::live(&args.common, environment, output)?;
+    let snapshot = world::live(&args.common, None, environment, output)?;
     output.document(args.output, &snapshot.observed)?;
     Ok(OK)
 }

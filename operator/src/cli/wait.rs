@@ -11,6 +11,7 @@ use super::args::WaitArgs;
 use super::failure::Failure;
 use super::output::{Output, Tone};
 use super::{FOUND, OK};
+use crate::manifest;
 use crate::settings::Environment;
 
 /// What is waited for.
@@ -73,7 +74,7 @@ pub(super) fn run(args: &WaitArgs, environment: &Environment, output: &mut Outpu
     let operator = Operator::of(&args.api, environment)?;
     let all = BTreeMap::from([((kind, id.clone()), awaited)]);
     let lacking = operator.block(until(&operator, all, args.timeout.get()))?;
-    let title = format!("{} {id}", kind.as_str());
+    let title = manifest::title(kind, &id);
     for why in lacking.values() {
         output.error(&format!("{title}: `{}` does not hold after {}: {why}", args.what, args.timeout));
     }
@@ -100,7 +101,7 @@ pub(super) async fn until(
             followed?;
         }
     }
-    Ok(lacking.into_iter().map(|((kind, id), why)| (format!("{} {id}", kind.as_str()), why)).collect())
+    Ok(lacking.into_iter().map(|((kind, id), why)| (manifest::title(kind, &id), why)).collect())
 }
 
 /// Follows the objects of a kind until nothing is lacking of it any more.

@@ -8,7 +8,8 @@ use interlock_core::compile::{self, Compiled};
 use interlock_core::model::Observed;
 
 use super::api::Operator;
-use super::args::{Common, FactsArgs};
+use super::args::{ApiArgs, Common, FactsArgs};
+use super::contexts;
 use super::failure::Failure;
 use super::output::Output;
 use crate::client::{Client, ClientError};
@@ -37,7 +38,7 @@ impl World {
                 let settings = Settings::load(&facts.common.flags(), environment)?;
                 snapshot_of(settings, from_file(file)?)
             }
-            None => live(&facts.common, environment, output)?,
+            None => live(&facts.common, facts.context.clone(), environment, output)?,
         };
         Ok(Self::of(snapshot))
     }
@@ -65,7 +66,7 @@ fn snapshot_of(settings: Settings, observed: Observed) -> Snapshot {
 
 /// What the operator sees; there must be one.
 pub(super) fn of_operator(operator: &Operator) -> Result<Snapshot, Failure> {
-    operator.block(from_operator(operator.socket())).map_err(|unanswered| match unanswered {
+    operator.block(from_operator(operator.client())).map_err(|unanswered| match unanswered {
         Unanswered::Failed(failure) => failure,
         Unanswered::Absent => Failure::new("no operator answers any more"),
         Unanswered::Closed(error) => Failure::new(error),
@@ -75,15 +76,21 @@ pub(super) fn of_operator(operator: &Operator) -> Result<Snapshot, Failure> {
 /// The operator's snapshot, else one look at the engine.
 pub(super) fn live(
     common: &Common,
+    context: Option<String>,
     environment: &Environment,
     output: &mut Output,
 ) -> Result<Snapshot, Failure> {
+    let api = ApiArgs { config: common.config.clone(), api: common.api.clone(), context };
+    if common.docker_host.is_none() && contexts::is_named(&api.reach(), environment)? {
+        // Who names an operator wants that one, not a look at an engine.
+        return of_operator(&Operator::of(&api, environment)?);
+    }
     let settings = Settings::load(&common.flags(), environment)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         // Who names an engine wants that engine, not an operator's view of another.
         if common.docker_host.is_none() {
-            match from_operator(&settings.api).await {
+            match from_operator(&Client::new(&settings.api)).await {
                 Ok(snapshot) => return Ok(snapshot),
                 Err(Unanswered::Absent) => {}
                 Err(Unanswered::Closed(error)) => output.note(&format!(
@@ -126,12 +133,12 @@ enum Unanswered {
     Failed(Failure),
 }
 
-async fn from_operator(socket: &Path) -> Result<Snapshot, Unanswered> {
-    let asked = Client::new(socket).send(Method::GET, SNAPSHOT_PATH, None).await;
+async fn from_operator(client: &Client) -> Result<Snapshot, Unanswered> {
+    let asked = client.send(Method::GET, SNAPSHOT_PATH, None).await;
     let answer = asked.map_err(|error| match error {
         ClientError::Absent { .. } => Unanswered::Absent,
         ClientError::Closed { source, .. } => Unanswered::Closed(source),
-        ClientError::Broken(_) => Unanswered::Failed(Failure::new(error)),
+        ClientError::Broken(_) | ClientError::Unreached { .. } => Unanswered::Failed(Failure::new(error)),
     })?;
     if !answer.status.is_success() {
         let words = String::from_utf8_lossy(&answer.body);

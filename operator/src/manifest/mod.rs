@@ -3,13 +3,15 @@
 pub mod compose;
 pub mod judge;
 
+use interlock_core::finding::shown;
 use interlock_core::model::DocumentId;
 use interlock_crds::schema::Kind;
 use interlock_crds::{API_VERSION, DEFAULT_NAMESPACE, Engine, Metadata, Route, ServiceCluster};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::settings::Invalid;
+use crate::settings::cluster::Unfit;
+use crate::settings::{self, Invalid};
 use crate::yaml::{self, Position, YamlError};
 
 /// A larger text is not read.
@@ -40,11 +42,22 @@ pub enum Body {
     Engine(Box<Engine>),
 }
 
-/// What documents of a kind that is not read yet are about, and where that is written instead.
-pub const fn not_read(kind: Kind) -> (&'static str, &'static str) {
+/// Why a document of a kind that has a schema is not taken, and where that is written instead; none: it is.
+pub const fn not_read(kind: Kind) -> Option<(&'static str, &'static str)> {
     match kind {
-        Kind::ServiceCluster => ("clusters", "`clusters` of the configuration"),
-        _ => ("engines", "`docker` of the configuration"),
+        Kind::Route | Kind::ServiceCluster => None,
+        Kind::Engine | Kind::Configuration => {
+            Some(("engines are not read from documents yet", "write it into `docker` of the configuration"))
+        }
+    }
+}
+
+/// A document as people name it: what has no namespace by its name alone.
+pub fn title(kind: Kind, id: &DocumentId) -> String {
+    if kind.namespaced() {
+        format!("{} {id}", kind.as_str())
+    } else {
+        format!("{} {}", kind.as_str(), id.name())
     }
 }
 
@@ -142,6 +155,10 @@ impl Piece<'_> {
         let name = head.metadata.as_ref().and_then(|metadata| metadata.name.as_deref());
         let name = name.ok_or_else(|| self.wrong("metadata.name", None, "a name of its own"))?;
         let namespace = head.metadata.as_ref().and_then(|metadata| metadata.namespace.as_deref());
+        if let Some(namespace) = namespace.filter(|given| !kind.namespaced() && *given != DEFAULT_NAMESPACE) {
+            let message = format!("a {} is in no namespace, not in `{}`", kind.as_str(), shown(namespace));
+            return Err(self.at("metadata.namespace", message, Some("leave it out".to_owned())));
+        }
         let id = DocumentId::new(namespace.unwrap_or(DEFAULT_NAMESPACE), name).map_err(|error| {
             let field = if error.what == "namespace" { "metadata.namespace" } else { "metadata.name" };
             self.at(field, error.to_string(), None)
@@ -152,8 +169,16 @@ impl Piece<'_> {
     fn body(&self, kind: Kind) -> Result<Body, Box<Invalid>> {
         match kind {
             Kind::Route => self.typed().map(|route| Body::Route(Box::new(route))),
-            Kind::ServiceCluster => self.typed().map(|cluster| Body::ServiceCluster(Box::new(cluster))),
+            Kind::ServiceCluster => self.cluster(),
             Kind::Engine | Kind::Configuration => self.typed().map(|engine| Body::Engine(Box::new(engine))),
+        }
+    }
+
+    fn cluster(&self) -> Result<Body, Box<Invalid>> {
+        let cluster: ServiceCluster = self.typed()?;
+        match settings::cluster::check(&cluster.spec) {
+            Ok(()) => Ok(Body::ServiceCluster(Box::new(cluster))),
+            Err(Unfit { field, message, fix }) => Err(self.at(&format!("spec.{field}"), message, Some(fix))),
         }
     }
 
@@ -164,7 +189,7 @@ impl Piece<'_> {
     fn wrong(&self, field: &str, found: Option<&str>, wanted: &str) -> Box<Invalid> {
         let message = match found {
             Some(found) => {
-                format!("`{}` is not one that this version knows", interlock_core::finding::shown(found))
+                format!("`{}` is not one that this version knows", shown(found))
             }
             None => "it is not there".to_owned(),
         };

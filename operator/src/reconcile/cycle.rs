@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use interlock_core::bundle::Receipt;
 use interlock_core::compile::{self, Compiled, Target, Transport};
+use interlock_core::declared::Declared;
 use interlock_core::finding::{Finding, Reason};
 use interlock_core::model::{Observed, Shared, TargetId};
 use interlock_core::plan::{Abilities, Plan};
@@ -47,7 +48,7 @@ impl Driver {
             self.standings.clone_from(&compiled.standings);
         }
         if acts {
-            self.act(&compiled);
+            self.act(&compiled, &observed.declared);
             if self.parts.store.kept().ownership != compiled.ownership {
                 self.keep(|kept| kept.ownership.clone_from(&compiled.ownership));
             }
@@ -242,10 +243,11 @@ impl Driver {
         }
     }
 
-    fn act(&mut self, compiled: &Compiled) {
+    fn act(&mut self, compiled: &Compiled, declared: &Declared) {
+        let config = self.parts.config.with(declared);
         let networks = compiled.networks.iter().cloned().map(Action::Network);
         let boots = compiled.boots.iter().filter_map(|(container, boot)| {
-            let spec = self.parts.config.clusters.get(&boot.cluster)?;
+            let spec = config.clusters.get(&boot.cluster)?;
             Some(Action::Boot(container.clone(), boot.clone(), Box::new(spec.clone())))
         });
         self.actions.want(networks.chain(boots).collect());

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use interlock_core::bundle::{Receipt, SPARE};
+use interlock_core::bundle::{Fragment, Receipt, SPARE};
 use interlock_core::compile::{Compiled, Config};
 use interlock_core::finding::{Finding, Subject, Verdict};
 use interlock_core::model::{
@@ -40,8 +40,24 @@ pub struct Publisher {
     engine: EngineId,
     calls: Calls,
     told: BTreeSet<Finding>,
+    /// The clusters that were in force when it was told last.
+    clusters: BTreeSet<ClusterName>,
     failed: bool,
     changed: bool,
+}
+
+/// The files of proxies that are in step, for the history of documents; nothing where there are none.
+fn fragments(
+    observed: &Observed,
+    targets: &BTreeMap<TargetId, Tracked>,
+) -> BTreeMap<TargetId, Vec<Owned<Fragment>>> {
+    let declared = &observed.declared;
+    if declared.applied.is_empty() && declared.applied_clusters.is_empty() {
+        return BTreeMap::new();
+    }
+    let of = |tracked: &Tracked| Some(tracked.wanted.as_ref()?.bundle.fragments.clone());
+    let in_step = targets.iter().filter(|(_, tracked)| tracked.in_sync());
+    in_step.filter_map(|(id, tracked)| Some((id.clone(), of(tracked)?))).collect()
 }
 
 /// What a cycle hands over.
@@ -99,6 +115,7 @@ impl Publisher {
             engine,
             calls,
             told: BTreeSet::new(),
+            clusters: BTreeSet::new(),
             failed: false,
             changed: false,
         }
@@ -262,8 +279,10 @@ impl Publisher {
         self.looks.publish(Look {
             at: cycle.observed.at,
             declared: cycle.observed.declared.clone(),
+            clusters: cycle.config.with(&cycle.observed.declared).clusters.keys().cloned().collect(),
             engines: cycle.observed.engines.iter().map(|(id, view)| (id.clone(), view.freshness)).collect(),
             compiled: cycle.compiled,
+            fragments: fragments(&cycle.observed, cycle.targets),
             proxies: targets
                 .iter()
                 .map(|(id, status)| (id.clone(), proxy(status, &cycle.targets[id])))
@@ -296,7 +315,7 @@ impl Publisher {
         self.metrics.stage(Stage::Render, took.render);
     }
 
-    fn count(&self, cycle: &Cycle<'_>, findings: &BTreeSet<Finding>) {
+    fn count(&mut self, cycle: &Cycle<'_>, findings: &BTreeSet<Finding>) {
         self.metrics.findings(findings);
         for (engine, view) in &cycle.observed.engines {
             self.metrics.engine(engine, view.freshness == Freshness::Fresh);
@@ -304,9 +323,16 @@ impl Publisher {
         for (call, total) in self.calls.snapshot() {
             self.metrics.docker_requests(&self.engine, call, total);
         }
-        for name in cycle.config.clusters.keys() {
+        let config = cycle.config.with(&cycle.observed.declared);
+        let now: BTreeSet<ClusterName> = config.clusters.keys().cloned().collect();
+        for name in now.difference(&self.clusters) {
+            self.metrics.know_cluster(name);
+        }
+        // What is gone is counted once more: it has nothing.
+        for name in now.union(&self.clusters) {
             self.count_cluster(name, cycle);
         }
+        self.clusters = now;
     }
 
     fn count_cluster(&self, name: &ClusterName, cycle: &Cycle<'_>) {

@@ -1,13 +1,12 @@
 //! Run: the real edges around the loop.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use interlock_core::compile::{Boot, NetworkAction};
-use interlock_core::model::{ClusterName, ContainerId, EngineId};
+use interlock_core::model::{ContainerId, EngineId};
 use interlock_core::render::Templates;
-use interlock_crds::{ServiceClusterSpec, StatsSpec};
+use interlock_crds::ServiceClusterSpec;
 use tokio::sync::watch;
 
 use super::actions::{Act, Acting};
@@ -66,9 +65,17 @@ pub async fn run(
         client.clone(),
         DockerSource { engine: engine.clone(), resync: settings.pace.resync.get(), address: None },
     );
-    let folders = certificate_folders(settings);
+    let declared = source::manifests::beside(
+        source::manifests::spawn(settings.manifests.clone()),
+        served.rest.objects.declared(),
+    );
+    let config = settings.config.clone();
+    let folders =
+        source::derived(declared.clone(), move |of| source::certificates::folders(&config.with(of)));
+    let config = settings.config.clone();
+    let pages = source::derived(declared.clone(), move |of| source::credentials::pages(&config.with(of)));
     let (certificates, secrets) = source::certificates::spawn(folders);
-    let (credentials, passwords) = source::credentials::spawn(statistics_pages(settings));
+    let (credentials, passwords) = source::credentials::spawn(pages);
     let dialer =
         Dialer { client: client.clone(), binary: AgentBinary::own(), agents: settings.agents.clone(), outer };
     let parts = Parts {
@@ -77,10 +84,7 @@ pub async fn run(
             engines: BTreeMap::from([(engine.clone(), containers)]),
             certificates,
             credentials,
-            declared: source::manifests::beside(
-                source::manifests::spawn(settings.manifests.clone()),
-                served.rest.objects.declared(),
-            ),
+            declared,
             written: served.rest.objects.revision(),
             sockets: source::sockets::spawn(settings.agents.clone()),
         },
@@ -104,18 +108,6 @@ pub async fn run(
     };
     Driver::new(parts).run(stop.subscribe()).await;
     Ok(())
-}
-
-fn certificate_folders(settings: &Settings) -> BTreeMap<ClusterName, PathBuf> {
-    let clusters = settings.config.clusters.iter();
-    clusters
-        .filter_map(|(name, spec)| Some((name.clone(), PathBuf::from(spec.certificates.directory.as_ref()?))))
-        .collect()
-}
-
-fn statistics_pages(settings: &Settings) -> BTreeMap<ClusterName, StatsSpec> {
-    let clusters = settings.config.clusters.iter();
-    clusters.filter_map(|(name, spec)| Some((name.clone(), spec.stats.clone()?))).collect()
 }
 
 /// Acts on the real engine.

@@ -16,6 +16,8 @@ pub struct Environment {
     pub docker_cert_path: Option<PathBuf>,
     /// `HOME`.
     pub home: Option<PathBuf>,
+    /// `INTERLOCK_CONTEXTS`: the file of contexts; else `~/.config/interlock/contexts.yaml`.
+    pub contexts: Option<PathBuf>,
     /// `NO_COLOR`: any text but none turns colours off (no-color.org).
     pub no_color: bool,
 }
@@ -36,8 +38,17 @@ impl Environment {
             docker_tls_verify: raw("DOCKER_TLS_VERIFY").is_some(),
             docker_cert_path: raw("DOCKER_CERT_PATH").map(PathBuf::from),
             home: raw("HOME").map(PathBuf::from),
+            contexts: raw("INTERLOCK_CONTEXTS").map(PathBuf::from),
             no_color: raw("NO_COLOR").is_some(),
         }
+    }
+
+    /// The file of contexts.
+    pub fn contexts(&self) -> PathBuf {
+        self.contexts.clone().unwrap_or_else(|| {
+            let home = self.home.clone().unwrap_or_else(|| PathBuf::from("/root"));
+            home.join(".config/interlock/contexts.yaml")
+        })
     }
 
     /// The folder of the client's certificate for a `tcp://` engine.

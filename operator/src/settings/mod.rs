@@ -1,11 +1,12 @@
 //! Settings: the configuration file, flags and environment, joined into one value with every default.
 
+pub mod cluster;
 mod environment;
 mod error;
 mod layers;
 mod validate;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -21,16 +22,13 @@ pub use environment::Environment;
 pub use error::{Invalid, SettingsError};
 use layers::Layers;
 
-use crate::store::{Key, Spec, Stored};
+use crate::store::{CONFIGURATION, IMPLICIT, Key, ORIGIN, Spec, Stored};
 
 /// The socket of an engine on this machine, where nothing names another.
 pub const DEFAULT_DOCKER_HOST: &str = "unix:///var/run/docker.sock";
 
 /// The engine of a configuration, which has one.
 pub const ENGINE: &str = "local";
-/// The annotation that says where an object comes from that was not applied.
-const ORIGIN: &str = "interlock.dev/origin";
-
 /// What the command line says; `None` where it says nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Flags {
@@ -101,10 +99,14 @@ impl Settings {
         resolve_docker(&mut configuration.docker, environment);
         validate::docker(&configuration.docker, &layers, environment)?;
         let clusters = validate::clusters(&configuration, &layers)?;
-        let clusters = if clusters.is_empty() { implicit_clusters() } else { clusters };
+        let written = !clusters.is_empty();
+        let clusters = if written { clusters } else { implicit_clusters() };
+        let names = clusters.iter().map(|(name, _)| name.clone());
         let config = Config {
             embedded: validate::embedded(flags.embedded, &clusters)?,
             read_only: configuration.docker.read_only,
+            implicit: if written { BTreeSet::new() } else { names.collect() },
+            documents: BTreeSet::new(),
             clusters: clusters.iter().cloned().collect(),
         };
         show_defaults(&mut configuration, clusters);
@@ -124,16 +126,6 @@ impl Settings {
             configuration,
         })
     }
-
-    /// The certificate folder of each cluster that has one.
-    pub fn certificate_folders(&self) -> BTreeMap<ClusterName, PathBuf> {
-        let clusters = self.config.clusters.iter();
-        clusters
-            .filter_map(|(name, spec)| {
-                Some((name.clone(), PathBuf::from(spec.certificates.directory.as_ref()?)))
-            })
-            .collect()
-    }
 }
 
 impl Settings {
@@ -141,20 +133,21 @@ impl Settings {
     pub fn objects(&self) -> Vec<Stored> {
         let clusters = self.config.clusters.iter();
         let clusters = clusters.filter_map(|(name, spec)| {
-            fixed(Kind::ServiceCluster, name.as_str(), Spec::ServiceCluster(spec.clone().into()))
+            let origin = if self.config.implicit.contains(name) { IMPLICIT } else { CONFIGURATION };
+            fixed(Kind::ServiceCluster, name.as_str(), Spec::ServiceCluster(spec.clone().into()), origin)
         });
         let address = self.docker.host.clone().unwrap_or_else(|| DEFAULT_DOCKER_HOST.to_owned());
         let engine = EngineSpec { address, tls: self.docker.tls.clone(), labels: BTreeMap::new() };
-        clusters.chain(fixed(Kind::Engine, ENGINE, Spec::Engine(engine.into()))).collect()
+        clusters.chain(fixed(Kind::Engine, ENGINE, Spec::Engine(engine.into()), CONFIGURATION)).collect()
     }
 }
 
 /// An object of the configuration. A cluster's name may be one that no document can have: then there is none.
-fn fixed(kind: Kind, name: &str, spec: Spec) -> Option<Stored> {
+fn fixed(kind: Kind, name: &str, spec: Spec, origin: &str) -> Option<Stored> {
     let key = Key::new(kind, DEFAULT_NAMESPACE, name).ok()?;
     let metadata = Metadata {
         name: name.to_owned(),
-        annotations: BTreeMap::from([(ORIGIN.to_owned(), "configuration".to_owned())]),
+        annotations: BTreeMap::from([(ORIGIN.to_owned(), origin.to_owned())]),
         resource_version: Some("0".to_owned()),
         generation: Some(1),
         ..Metadata::default()

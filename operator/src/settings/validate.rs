@@ -6,16 +6,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use interlock_core::model::ClusterName;
-use interlock_crds::{API_VERSION, Configuration, DockerSpec, HaproxySpec, ProxyKind, ServiceClusterSpec};
+use interlock_crds::{API_VERSION, Configuration, DockerSpec, ProxyKind, ServiceClusterSpec};
 use tracing_subscriber::EnvFilter;
 
 use super::layers::Layers;
-use super::{Environment, Invalid, SettingsError};
+use super::{Environment, Invalid, SettingsError, cluster};
 
 /// The longest that changes may be gathered (ARCHITECTURE.md, "Pace").
 const MAX_CEILING: Duration = Duration::from_millis(500);
-/// Containers that ended are remembered no longer.
-const MAX_HOLD: Duration = Duration::from_mins(10);
 const MIN_RESYNC: Duration = Duration::from_secs(1);
 
 type Check = Result<(), SettingsError>;
@@ -134,80 +132,13 @@ pub(super) fn clusters(
             let message = format!("`{name}` names another cluster already");
             return Err(layers.invalid(&field, message, Some("give it a name of its own".to_owned())).into());
         }
-        cluster_spec(&format!("clusters[{index}].spec"), &cluster.spec, layers)?;
+        cluster::check(&cluster.spec).map_err(|unfit| {
+            let field = format!("clusters[{index}].spec.{}", unfit.field);
+            SettingsError::from(layers.invalid(&field, unfit.message, Some(unfit.fix)))
+        })?;
         clusters.push((name, cluster.spec.clone()));
     }
     Ok(clusters)
-}
-
-fn cluster_spec(at: &str, spec: &ServiceClusterSpec, layers: &Layers) -> Check {
-    let refuse = |field: &str, message: &str, fix: &str| {
-        let invalid = layers.invalid(&format!("{at}.{field}"), message.to_owned(), Some(fix.to_owned()));
-        Err(SettingsError::from(invalid))
-    };
-    let listeners = &spec.listeners;
-    if listeners.http == 0 || listeners.https == 0 {
-        let field = if listeners.http == 0 { "listeners.http" } else { "listeners.https" };
-        return refuse(field, "`0` is not a port to listen on", "write a port from 1 to 65535");
-    }
-    if listeners.http == listeners.https {
-        let message = format!("`{}` is the port for plain HTTP too", listeners.https);
-        return refuse("listeners.https", &message, "give HTTP and HTTPS ports of their own");
-    }
-    if spec.default_domain.parse::<interlock_core::model::Hostname>().is_err() {
-        let message = format!("`{}` is not a domain", shown(&spec.default_domain));
-        return refuse("defaultDomain", &message, "write a name such as `example.com` or `local`");
-    }
-    if spec.probes.concurrency == 0 {
-        return refuse("probes.concurrency", "`0` would never probe anything", "write at least `1`");
-    }
-    if spec.probes.unhealthy_after == 0 {
-        return refuse("probes.unhealthyAfter", "`0` would never admit anything", "write at least `1`");
-    }
-    if !(1..=256).contains(&spec.haproxy.min_slots) {
-        let message = format!("`{}` is not from 1 to 256", spec.haproxy.min_slots);
-        return refuse("haproxy.minSlots", &message, "leave it out for the default of 4");
-    }
-    if spec.haproxy.spares > 1024 {
-        let message = format!("`{}` is more than 1024", spec.haproxy.spares);
-        return refuse("haproxy.spares", &message, "leave it out for the default of 32");
-    }
-    if spec.haproxy.slow_start > HaproxySpec::SLOW_START_MOST {
-        let message = format!("`{}` is longer than 1h", spec.haproxy.slow_start);
-        return refuse("haproxy.slowStart", &message, "leave it out: then there is none");
-    }
-    if spec.hold.get() > MAX_HOLD {
-        let message = format!("`{}` is longer than 10m", spec.hold);
-        return refuse("hold", &message, "leave it out for the default of `10s`; `0s` holds nothing");
-    }
-    if spec.hold_max == 0 {
-        return refuse("holdMax", "`0` would let nothing wait", "write at least `1`, or `hold: 0s`");
-    }
-    if spec.certificates.default.is_some() && spec.certificates.directory.is_none() {
-        let message = "there is no folder that it could be in";
-        return refuse("certificates.default", message, "set `certificates.directory` too");
-    }
-    timeouts(at, spec, layers)
-}
-
-fn timeouts(at: &str, spec: &ServiceClusterSpec, layers: &Layers) -> Check {
-    let timeouts = &spec.timeouts;
-    for (field, period) in [
-        ("timeouts.connect", timeouts.connect),
-        ("timeouts.request", timeouts.request),
-        ("timeouts.response", timeouts.response),
-        ("timeouts.tunnel", timeouts.tunnel),
-        ("timeouts.keepAlive", timeouts.keep_alive),
-        ("probes.timeout", spec.probes.timeout),
-        ("probes.interval", spec.probes.interval),
-    ] {
-        if period.as_millis() == 0 {
-            let message = format!("`{period}` would time out at once");
-            let fix = "write at least `1ms`".to_owned();
-            return Err(layers.invalid(&format!("{at}.{field}"), message, Some(fix)).into());
-        }
-    }
-    Ok(())
 }
 
 /// The embedded proxy's cluster: the only one of its kind, or the one that bears the kind's name.
@@ -233,6 +164,6 @@ pub(super) fn embedded(
     Err(Invalid { origin, position: None, line: None, field: String::new(), message, fix }.into())
 }
 
-fn shown(text: &str) -> String {
+pub(super) fn shown(text: &str) -> String {
     text.chars().take(80).flat_map(char::escape_debug).collect()
 }

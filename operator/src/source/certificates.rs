@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use interlock_core::compile::Config;
 use interlock_core::model::{CertificateName, CertificateView, ClusterName, Digest, HostPattern, Timestamp};
 use interlock_core::protocol::SecretText;
+use interlock_crds::ServiceClusterSpec;
 use rustls::pki_types::pem::{PemObject as _, SectionKind};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
@@ -61,29 +63,46 @@ impl SecretReader {
     }
 }
 
-/// Follows the certificate folders. The first answer is there when this returns.
-pub fn spawn(folders: BTreeMap<ClusterName, PathBuf>) -> (watch::Receiver<Certificates>, SecretReader) {
+/// The certificate folder of each cluster that has one.
+pub type Folders = BTreeMap<ClusterName, PathBuf>;
+
+/// The folders of clusters with these settings.
+pub fn folders(config: &Config) -> Folders {
+    let folder = |spec: &ServiceClusterSpec| Some(PathBuf::from(spec.certificates.directory.as_ref()?));
+    config.clusters.iter().filter_map(|(name, spec)| Some((name.clone(), folder(spec)?))).collect()
+}
+
+/// Reads the certificate folders once.
+pub fn look(folders: &Folders) -> Certificates {
+    scan_all(folders).views
+}
+
+/// Follows the certificate folders, whichever they are. The first answer is there when this returns.
+pub fn spawn(mut folders: watch::Receiver<Folders>) -> (watch::Receiver<Certificates>, SecretReader) {
     let reader = SecretReader::default();
+    let mut known = folders.borrow_and_update().clone();
     // Watched before it is read, so that no change falls between.
-    let mut watcher = Watcher::new(folders.values().cloned(), RESCAN);
-    let first = scan_all(&folders);
+    let mut watcher = Watcher::new(known.values().cloned(), RESCAN);
+    let first = scan_all(&known);
     reader.replace(first.secrets);
     let (sender, receiver) = watch::channel(first.views);
     let secrets = reader.clone();
     tokio::spawn(async move {
-        if folders.is_empty() {
-            return sender.closed().await;
-        }
         loop {
-            tokio::select! {
-                () = watcher.changed() => {}
+            let moved = tokio::select! {
+                () = watcher.changed() => false,
+                Ok(()) = folders.changed() => true,
                 () = sender.closed() => return,
+            };
+            if moved {
+                known = folders.borrow_and_update().clone();
+                watcher = Watcher::new(known.values().cloned(), RESCAN);
             }
-            let Some(mut found) = scan_apart(&folders).await else { continue };
-            let half_replaced = newly_faulty(&sender.borrow(), &found.views);
+            let Some(mut found) = scan_apart(&known).await else { continue };
+            let half_replaced = !moved && newly_faulty(&sender.borrow(), &found.views);
             if half_replaced {
                 tokio::time::sleep(SETTLE).await;
-                let Some(again) = scan_apart(&folders).await else { continue };
+                let Some(again) = scan_apart(&known).await else { continue };
                 found = again;
             }
             // Contents first: whoever sees the new digest can read it.
@@ -104,7 +123,7 @@ struct Found {
     secrets: BTreeMap<Digest, SecretText>,
 }
 
-async fn scan_apart(folders: &BTreeMap<ClusterName, PathBuf>) -> Option<Found> {
+async fn scan_apart(folders: &Folders) -> Option<Found> {
     let folders = folders.clone();
     tokio::task::spawn_blocking(move || scan_all(&folders)).await.ok()
 }
@@ -118,7 +137,7 @@ fn newly_faulty(known: &Certificates, found: &Certificates) -> bool {
     })
 }
 
-fn scan_all(folders: &BTreeMap<ClusterName, PathBuf>) -> Found {
+fn scan_all(folders: &Folders) -> Found {
     let mut found = Found::default();
     for (cluster, folder) in folders {
         let (views, secrets) = scan(folder);

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use interlock_core::compile::Config;
 use interlock_core::model::{ClusterName, Digest};
 use interlock_core::protocol::SecretText;
 use interlock_crds::StatsSpec;
@@ -34,25 +35,33 @@ impl CredentialReader {
     }
 }
 
-/// Follows the password files. The first answer is there when this returns.
-pub fn spawn(pages: BTreeMap<ClusterName, StatsSpec>) -> (watch::Receiver<Credentials>, CredentialReader) {
+/// The statistics page of each cluster that has one.
+pub type Pages = BTreeMap<ClusterName, StatsSpec>;
+
+/// The pages of clusters with these settings.
+pub fn pages(config: &Config) -> Pages {
+    config.clusters.iter().filter_map(|(name, spec)| Some((name.clone(), spec.stats.clone()?))).collect()
+}
+
+/// Follows the password files, whichever they are. The first answer is there when this returns.
+pub fn spawn(mut pages: watch::Receiver<Pages>) -> (watch::Receiver<Credentials>, CredentialReader) {
     let reader = CredentialReader::default();
     let secrets = reader.clone();
-    let folders =
-        pages.values().filter_map(|page| Some(PathBuf::from(&page.password_file).parent()?.to_owned()));
+    let mut known = pages.borrow_and_update().clone();
     // Watched before it is read: what changes in between is seen.
-    let mut watcher = Watcher::new(folders, RESCAN);
-    let (sender, receiver) = watch::channel(read_all(&pages, &reader));
+    let mut watcher = Watcher::new(folders(&known), RESCAN);
+    let (sender, receiver) = watch::channel(read_all(&known, &reader));
     tokio::spawn(async move {
-        if pages.is_empty() {
-            return sender.closed().await;
-        }
         loop {
             tokio::select! {
                 () = watcher.changed() => {}
+                Ok(()) = pages.changed() => {
+                    known = pages.borrow_and_update().clone();
+                    watcher = Watcher::new(folders(&known), RESCAN);
+                }
                 () = sender.closed() => return,
             }
-            let found = read_all(&pages, &secrets);
+            let found = read_all(&known, &secrets);
             sender.send_if_modified(|known| {
                 let changed = *known != found;
                 *known = found;
@@ -63,9 +72,14 @@ pub fn spawn(pages: BTreeMap<ClusterName, StatsSpec>) -> (watch::Receiver<Creden
     (receiver, reader)
 }
 
+/// The folders that password files are in.
+fn folders(pages: &Pages) -> Vec<PathBuf> {
+    pages.values().filter_map(|page| Some(PathBuf::from(&page.password_file).parent()?.to_owned())).collect()
+}
+
 /// Reads every file; what cannot be read is left out (a finding says so) and contents are remembered, because a
 /// plan that was made a moment ago still refers to the one before.
-fn read_all(pages: &BTreeMap<ClusterName, StatsSpec>, reader: &CredentialReader) -> Credentials {
+fn read_all(pages: &Pages, reader: &CredentialReader) -> Credentials {
     let mut found = Credentials::new();
     for (cluster, page) in pages {
         let Some(text) = credential(page) else { continue };
@@ -119,7 +133,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let page = page(&folder, "one\n");
         let cluster: ClusterName = "web".parse().unwrap();
-        let (mut digests, reader) = spawn(BTreeMap::from([(cluster.clone(), page.clone())]));
+        let (mut digests, reader) = spawn(watch::channel(Pages::from([(cluster.clone(), page.clone())])).1);
         let first = digests.borrow_and_update()[&cluster].clone();
         fs::write(&page.password_file, "two\n").unwrap();
         tokio::time::timeout(Duration::from_secs(20), digests.changed()).await.unwrap().unwrap();

@@ -9,8 +9,8 @@ use std::{fs, io};
 use interlock_core::declared::Declared;
 use interlock_core::finding::{Finding, Reason, Subject, Verdict};
 use interlock_core::model::{DocumentId, Shared};
-use interlock_crds::RouteSpec;
 use interlock_crds::schema::Kind;
+use interlock_crds::{RouteSpec, ServiceClusterSpec};
 use tokio::sync::watch;
 
 use super::folders::Watcher;
@@ -90,21 +90,30 @@ fn both(files: &Shared<Declared>, applied: &Shared<Declared>) -> Shared<Declared
     if applied.is_empty() {
         return files.clone();
     }
-    let mut all = Declared { applied: applied.applied.clone(), ..Declared::clone(files) };
+    let mut all = Declared {
+        applied: applied.applied.clone(),
+        applied_clusters: applied.applied_clusters.clone(),
+        ..Declared::clone(files)
+    };
     for (id, spec) in &applied.routes {
         if all.routes.insert(id.clone(), spec.clone()).is_some() {
-            let title = format!("Route {id}");
-            let message = format!("a file has a `{title}` as well; the one that was applied counts");
-            let fix = format!(
-                "take it out of the file, or `interlock delete route {} -n {}`",
-                id.name(),
-                id.namespace()
-            );
-            all.faults.push(finding(Reason::DuplicateDocument, &title, message).fix(fix));
+            let command = format!("route {} -n {}", id.name(), id.namespace());
+            all.faults.push(twice(&format!("Route {id}"), &command));
+        }
+    }
+    for (name, spec) in &applied.clusters {
+        if all.clusters.insert(name.clone(), spec.clone()).is_some() {
+            all.faults.push(twice(&format!("ServiceCluster {name}"), &format!("servicecluster {name}")));
         }
     }
     all.faults.sort();
     all.into()
+}
+
+fn twice(title: &str, named: &str) -> Finding {
+    let message = format!("a file has a `{title}` as well; the one that was applied counts");
+    let fix = format!("take it out of the file, or `interlock delete {named}`");
+    finding(Reason::DuplicateDocument, title, message).fix(fix)
 }
 
 /// The documents at `path` as they are now.
@@ -127,12 +136,14 @@ fn tell(known: &Declared, declared: &Declared) {
     for fault in declared.faults.iter().filter(|fault| !known.faults.contains(fault)) {
         tracing::warn!(document = fault.subject.document, fix = fault.fix, "{}", fault.message);
     }
-    tracing::info!(routes = declared.routes.len(), faults = declared.faults.len(), "documents changed");
+    let (routes, clusters, faults) = (declared.routes.len(), declared.clusters.len(), declared.faults.len());
+    tracing::info!(routes, clusters, faults, "documents changed");
 }
 
 /// Whether something is gone, or wrong that was not.
 fn worse(before: &Declared, now: &Declared) -> bool {
     before.routes.keys().any(|id| !now.routes.contains_key(id))
+        || before.clusters.keys().any(|name| !now.clusters.contains_key(name))
         || now.faults.iter().any(|fault| !before.faults.contains(fault))
 }
 
@@ -177,11 +188,32 @@ fn text(path: &Path, left: &mut u64) -> Result<String, String> {
     fs::read_to_string(path).map_err(|error| format!("the file cannot be read: {error}"))
 }
 
+/// Which document.
+type Which = (Kind, DocumentId);
+
+/// A good document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Good {
+    Route(Shared<RouteSpec>),
+    Cluster(Shared<ServiceClusterSpec>),
+}
+
+impl Good {
+    /// What counts of a document; none: it is of a kind that is not read.
+    fn of(body: &Body) -> Option<Self> {
+        match body {
+            Body::Route(route) => Some(Self::Route(route.spec.clone().into())),
+            Body::ServiceCluster(cluster) => Some(Self::Cluster(cluster.spec.clone().into())),
+            Body::Engine(_) => None,
+        }
+    }
+}
+
 /// What was read the last time.
 #[derive(Debug, Clone, Default)]
 struct Keeper {
     /// Good documents and the file that each is from.
-    known: BTreeMap<DocumentId, (String, Shared<RouteSpec>)>,
+    known: BTreeMap<Which, (String, Good)>,
     /// What was read of each text, so that a thousand are not read because one changed.
     read: BTreeMap<String, (String, Arc<Vec<Document>>)>,
 }
@@ -189,7 +221,7 @@ struct Keeper {
 /// What one reading comes to.
 #[derive(Default)]
 struct Found {
-    routes: BTreeMap<DocumentId, (String, Shared<RouteSpec>)>,
+    good: BTreeMap<Which, (String, Good)>,
     faults: Vec<Fault>,
 }
 
@@ -202,7 +234,7 @@ struct Fault {
 enum Keeps {
     Nothing,
     /// The document of this name.
-    One(DocumentId),
+    One(Which),
     /// Everything from this file: which document is bad cannot be told.
     File(String),
     /// Everything.
@@ -242,31 +274,14 @@ impl Keeper {
     fn add(&self, file: &str, document: &Document, found: &mut Found) {
         let place = format!("{file}:{}", document.line);
         match (&document.body, &document.id) {
-            (Ok(Body::Route(route)), Some((_, id))) => {
-                if let Some((other, _)) = found.routes.get(id) {
-                    let message =
-                        format!("{place}: there is a `Route {id}` in {other} already, which counts");
-                    let finding =
-                        finding(Reason::DuplicateDocument, &place, message).fix("give it another name");
-                    found.faults.push(Fault { finding, keeps: Keeps::Nothing });
-                    return;
-                }
-                // The same value as before where it says the same, so that nobody reads it again.
-                let before = self.known.get(id).map(|(_, spec)| spec).filter(|spec| ***spec == route.spec);
-                let spec = before.cloned().unwrap_or_else(|| route.spec.clone().into());
-                found.routes.insert(id.clone(), (file.to_owned(), spec));
-            }
-            (Ok(_), Some((kind, _))) => {
-                let (what, instead) = manifest::not_read(*kind);
-                let message = format!("{place}: {what} are not read from documents yet");
-                let finding =
-                    finding(Reason::NotSupported, &place, message).fix(format!("write it into {instead}"));
-                found.faults.push(Fault { finding, keeps: Keeps::Nothing });
-            }
+            (Ok(body), Some(which)) => match Good::of(body) {
+                Some(good) => self.good(file, &place, which, good, found),
+                None => found.faults.extend(not_read(&place, which.0)),
+            },
             (Ok(_), None) => {}
-            (Err(invalid), Some((Kind::Route, id))) => {
-                let finding = invalid_document(&format!("Route {id}"), invalid);
-                found.faults.push(Fault { finding, keeps: Keeps::One(id.clone()) });
+            (Err(invalid), Some(which)) if manifest::not_read(which.0).is_none() => {
+                let finding = invalid_document(&manifest::title(which.0, &which.1), invalid);
+                found.faults.push(Fault { finding, keeps: Keeps::One(which.clone()) });
             }
             (Err(invalid), id) => {
                 let keeps = if id.is_some() { Keeps::Nothing } else { Keeps::File(file.to_owned()) };
@@ -275,21 +290,34 @@ impl Keeper {
         }
     }
 
+    fn good(&self, file: &str, place: &str, which: &Which, good: Good, found: &mut Found) {
+        if let Some((other, _)) = found.good.get(which) {
+            let title = manifest::title(which.0, &which.1);
+            let message = format!("{place}: there is a `{title}` in {other} already, which counts");
+            let finding = finding(Reason::DuplicateDocument, place, message).fix("give it another name");
+            found.faults.push(Fault { finding, keeps: Keeps::Nothing });
+            return;
+        }
+        // The same value as before where it says the same, so that nobody reads it again.
+        let before = self.known.get(which).map(|(_, known)| known).filter(|known| **known == good).cloned();
+        found.good.insert(which.clone(), (file.to_owned(), before.unwrap_or(good)));
+    }
+
     fn settle(&mut self, found: Found) -> Declared {
-        let Found { mut routes, faults } = found;
+        let Found { mut good, faults } = found;
         let mut told = Vec::new();
         for Fault { mut finding, keeps } in faults {
-            let stays = |id: &DocumentId, file: &str| match &keeps {
+            let stays = |which: &Which, file: &str| match &keeps {
                 Keeps::Nothing => false,
-                Keeps::One(one) => one == id,
+                Keeps::One(one) => one == which,
                 Keeps::File(name) => name == file,
                 Keeps::All => true,
             };
             let mut kept = BTreeSet::new();
-            for (id, (file, spec)) in self.known.iter().filter(|(id, (file, _))| stays(id, file)) {
-                if !routes.contains_key(id) {
-                    kept.insert(format!("Route {id}"));
-                    routes.insert(id.clone(), (file.clone(), spec.clone()));
+            for (which, before) in self.known.iter().filter(|(which, (file, _))| stays(which, file)) {
+                if !good.contains_key(which) {
+                    kept.insert(manifest::title(which.0, &which.1));
+                    good.insert(which.clone(), before.clone());
                 }
             }
             if !kept.is_empty() {
@@ -299,11 +327,28 @@ impl Keeper {
             }
             told.push(finding);
         }
-        self.known.clone_from(&routes);
-        let routes = routes.into_iter().map(|(id, (_, spec))| (id, spec)).collect();
         told.sort();
-        Declared { routes, faults: told, ..Declared::default() }
+        let mut declared = Declared { faults: told, ..Declared::default() };
+        for ((_, id), (_, one)) in &good {
+            match one {
+                Good::Route(spec) => {
+                    declared.routes.insert(id.clone(), spec.clone());
+                }
+                Good::Cluster(spec) => {
+                    declared.clusters.extend(id.name().parse().map(|name| (name, spec.clone())));
+                }
+            }
+        }
+        self.known = good;
+        declared
     }
+}
+
+/// What is told of a document whose kind is not read.
+fn not_read(place: &str, kind: Kind) -> Option<Fault> {
+    let (why, instead) = manifest::not_read(kind)?;
+    let finding = finding(Reason::NotSupported, place, format!("{place}: {why}")).fix(instead);
+    Some(Fault { finding, keeps: Keeps::Nothing })
 }
 
 fn finding(reason: Reason, document: &str, message: String) -> Finding {

@@ -10,6 +10,34 @@ pub mod sockets;
 use std::collections::BTreeSet;
 
 use interlock_core::model::{ContainerId, EngineView, Timestamp};
+use tokio::sync::watch;
+
+/// What follows from a watched value, as that changes.
+pub fn derived<T, U>(
+    mut from: watch::Receiver<T>,
+    of: impl Fn(&T) -> U + Send + 'static,
+) -> watch::Receiver<U>
+where
+    T: Send + Sync + 'static,
+    U: PartialEq + Send + Sync + 'static,
+{
+    let (sender, receiver) = watch::channel(of(&from.borrow_and_update()));
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                changed = from.changed() => if changed.is_err() { return sender.closed().await },
+                () = sender.closed() => return,
+            }
+            let next = of(&from.borrow_and_update());
+            sender.send_if_modified(|known| {
+                let changed = *known != next;
+                *known = next;
+                changed
+            });
+        }
+    });
+    receiver
+}
 
 /// What one engine's source knows now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use super::{Backend, StoreError};
 use crate::chain::chain;
 
 /// The format of the file; a newer one is refused.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// The log is written anew when it is larger than this and several times what it was when it was last.
 const LARGE: u64 = 64 * 1024;
 const TIMES: u64 = 4;
@@ -57,21 +57,26 @@ impl Directory {
         let mut log = OpenOptions::new().read(true).write(true).open(&path).map_err(failed)?;
         let mut text = Vec::new();
         log.read_to_end(&mut text).map_err(failed)?;
-        let (content, length) = read(&path, &text)?;
+        let Log { version, content, length } = read(&path, &text)?;
         if length < text.len() as u64 {
             // The end of a write that nobody was told is done.
             tracing::warn!(path = %path.display(), bytes = text.len() as u64 - length, "an unfinished write is dropped");
             log.set_len(length).and_then(|()| log.sync_all()).map_err(failed)?;
         }
         log.seek(SeekFrom::Start(length)).map_err(failed)?;
-        Ok((Self { path, log, length, fresh: length, broken: false, _lock: lock }, content))
+        let mut directory = Self { path, log, length, fresh: length, broken: false, _lock: lock };
+        if version < VERSION {
+            // What follows could not be read by whoever wrote it, and the file must say so.
+            directory.renew(&content).map_err(|error| directory.error(error))?;
+        }
+        Ok((directory, content))
     }
 
     /// What the directory holds, without taking it: for whoever only looks.
     pub fn look(directory: &Path) -> Result<Content, StoreError> {
         let path = directory.join("objects.log");
         match fs::read(&path) {
-            Ok(text) => Ok(read(&path, &text)?.0),
+            Ok(text) => Ok(read(&path, &text)?.content),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Content::default()),
             Err(source) => Err(StoreError::Io { path, source }),
         }
@@ -100,19 +105,19 @@ impl Directory {
         if self.length < LARGE || self.length < self.fresh.saturating_mul(TIMES) {
             return;
         }
-        let opened = replace(&self.path, after).and_then(|length| {
-            let mut log = OpenOptions::new().read(true).write(true).open(&self.path)?;
-            log.seek(SeekFrom::Start(length))?;
-            Ok((log, length))
-        });
-        match opened {
-            Ok((log, length)) => (self.log, self.length, self.fresh) = (log, length, length),
-            Err(error) => {
-                // Whether the name leads to the old file or to the new one is not known.
-                self.broken = true;
-                tracing::error!(path = %self.path.display(), error = chain(&error), "the store could not be written anew");
-            }
+        if let Err(error) = self.renew(after) {
+            // Whether the name leads to the old file or to the new one is not known.
+            self.broken = true;
+            tracing::error!(path = %self.path.display(), error = chain(&error), "the store could not be written anew");
         }
+    }
+
+    fn renew(&mut self, content: &Content) -> io::Result<()> {
+        let length = replace(&self.path, content)?;
+        let mut log = OpenOptions::new().read(true).write(true).open(&self.path)?;
+        log.seek(SeekFrom::Start(length))?;
+        (self.log, self.length, self.fresh) = (log, length, length);
+        Ok(())
     }
 }
 
@@ -181,9 +186,16 @@ fn replace(path: &Path, content: &Content) -> io::Result<u64> {
     Ok(text.len() as u64)
 }
 
-/// What a log says and how much of it counts: a broken end is a write that nobody was told is done, a broken line
+/// What a log says, and how much of it counts.
+struct Log {
+    version: u32,
+    content: Content,
+    length: u64,
+}
+
+/// Reads a log: a broken end is a write that nobody was told is done, a broken line
 /// before good ones is damage.
-fn read(path: &Path, text: &[u8]) -> Result<(Content, u64), StoreError> {
+fn read(path: &Path, text: &[u8]) -> Result<Log, StoreError> {
     let damaged = |why: String| StoreError::Damaged { path: path.to_owned(), why };
     let mut content = Content::default();
     let first = text.split_inclusive(|byte| *byte == b'\n').next();
@@ -213,7 +225,7 @@ fn read(path: &Path, text: &[u8]) -> Result<(Content, u64), StoreError> {
         })?;
         content.take(&batch);
     }
-    Ok((content, counts))
+    Ok(Log { version: head.version, content, length: counts })
 }
 
 #[cfg(test)]

@@ -1,19 +1,24 @@
 //! Store: what must survive a restart of the operator: what the loop must not forget, and the objects that were applied.
 
 mod directory;
+mod history;
 mod kept;
 mod object;
 mod objects;
+mod rendered;
 
 use std::io;
 use std::path::PathBuf;
 
 pub use directory::Directory;
+pub use history::{History, Revision};
 pub use kept::{Kept, Store};
 pub use object::{Batch, Change, Content, Key, Spec, Stored, Written};
 pub use objects::{
-    Asked, Done, Expired, Feed, Happened, News, OWNER, Objects, Others, Outcome, Put, Refusal, Seen, Selector,
+    Asked, CONFIGURATION, Done, Expired, Feed, HELD, Happened, IMPLICIT, News, ORIGIN, OWNER, Objects,
+    Others, Outcome, Put, Refusal, Seen, Selector,
 };
+pub use rendered::{Pieces, Rendered};
 
 /// Why the store cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -10,6 +10,7 @@ use interlock_crds::{API_VERSION, EngineSpec, Metadata, Object, RouteSpec, Servi
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::history::{History, Revision};
 use crate::manifest::Body;
 
 /// Which object.
@@ -74,6 +75,16 @@ impl Stored {
         self.metadata.generation.unwrap_or_default()
     }
 
+    /// Where it comes from, if it was not applied.
+    pub fn origin(&self) -> Option<&str> {
+        self.metadata.annotations.get(super::ORIGIN).map(String::as_str)
+    }
+
+    /// The generation that was brought back and is held, if one is.
+    pub fn held(&self) -> Option<u64> {
+        self.metadata.annotations.get(super::HELD)?.parse().ok()
+    }
+
     /// As a document.
     pub fn written(&self, status: Option<Status>) -> Written {
         Object {
@@ -103,6 +114,8 @@ pub struct Content {
     pub revision: u64,
     /// The objects.
     pub objects: BTreeMap<Key, Arc<Stored>>,
+    /// What they and those before them have said.
+    pub history: History,
 }
 
 /// Changes that are made together or not at all.
@@ -110,6 +123,8 @@ pub struct Content {
 pub struct Batch {
     /// The number of the last write in it.
     pub revision: u64,
+    /// When, as RFC 3339 has it.
+    pub at: String,
     /// What changes, in the order of its writes.
     pub changes: Vec<Change>,
 }
@@ -117,6 +132,8 @@ pub struct Batch {
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
+    /// An object once was as it is here; nothing changes.
+    Past(Arc<Revision>),
     /// An object is there, as it is here.
     Put(Arc<Stored>),
     /// It is gone.
@@ -126,8 +143,9 @@ pub enum Change {
 impl Content {
     /// Everything as one batch.
     pub fn whole(&self) -> Batch {
-        let changes = self.objects.values().cloned().map(Change::Put).collect();
-        Batch { revision: self.revision, changes }
+        let past = self.history.all().into_iter().map(Change::Past);
+        let changes = past.chain(self.objects.values().cloned().map(Change::Put)).collect();
+        Batch { revision: self.revision, at: String::new(), changes }
     }
 
     /// Takes a batch in.
@@ -135,22 +153,39 @@ impl Content {
         self.revision = batch.revision;
         for change in &batch.changes {
             match change {
-                Change::Put(stored) => self.objects.insert(stored.key.clone(), Arc::clone(stored)),
-                Change::Delete(key) => self.objects.remove(key),
-            };
+                Change::Past(revision) => self.history.note(Revision::clone(revision)),
+                Change::Put(stored) => {
+                    self.history.note(Revision::new(Arc::clone(stored), batch.at.clone()));
+                    self.objects.insert(stored.key.clone(), Arc::clone(stored));
+                }
+                Change::Delete(key) => {
+                    self.objects.remove(key);
+                }
+            }
         }
     }
 }
 
 /// A batch as it lies on disk.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct BatchForm {
     revision: u64,
     #[serde(default)]
+    at: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    past: Vec<PastForm>,
+    #[serde(default)]
     put: Vec<Value>,
     #[serde(default)]
     delete: Vec<KeyForm>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct PastForm {
+    at: String,
+    object: Value,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -173,9 +208,13 @@ pub(super) enum Unread {
 impl Batch {
     /// As JSON on one line.
     pub(super) fn to_line(&self) -> Result<String, serde_json::Error> {
-        let mut form = BatchForm { revision: self.revision, put: Vec::new(), delete: Vec::new() };
+        let mut form = BatchForm { revision: self.revision, at: self.at.clone(), ..BatchForm::default() };
         for change in &self.changes {
             match change {
+                Change::Past(revision) => form.past.push(PastForm {
+                    at: revision.at.clone(),
+                    object: serde_json::to_value(revision.stored.written(None))?,
+                }),
                 Change::Put(stored) => form.put.push(serde_json::to_value(stored.written(None))?),
                 Change::Delete(key) => form.delete.push(KeyForm {
                     kind: key.kind.as_str().to_owned(),
@@ -191,6 +230,9 @@ impl Batch {
     pub(super) fn from_line(line: &str) -> Result<Self, Unread> {
         let form: BatchForm = serde_json::from_str(line).map_err(|error| Unread::Form(error.to_string()))?;
         let mut changes = Vec::new();
+        for PastForm { at, object } in form.past {
+            changes.push(Change::Past(Arc::new(Revision::new(Arc::new(stored(object)?), at))));
+        }
         for value in form.put {
             changes.push(Change::Put(Arc::new(stored(value)?)));
         }
@@ -199,7 +241,7 @@ impl Batch {
             let key = Key::new(known, &namespace, &name).map_err(|error| Unread::Form(error.to_string()))?;
             changes.push(Change::Delete(key));
         }
-        Ok(Self { revision: form.revision, changes })
+        Ok(Self { revision: form.revision, at: form.at, changes })
     }
 }
 

@@ -10,11 +10,21 @@ use interlock_crds::schema::Kind;
 use interlock_crds::{Metadata, Status};
 use tokio::sync::{broadcast, watch};
 
+use super::history::Revision;
 use super::object::{Batch, Change, Content, Key, Spec, Stored};
+use super::rendered::{Rendered, Shelf};
 use super::{Backend, Directory, StoreError};
 
 /// The label that says whose an object is, so that its owner alone may prune it.
 pub const OWNER: &str = "interlock.dev/owner";
+/// The annotation that says where an object comes from that was not applied.
+pub const ORIGIN: &str = "interlock.dev/origin";
+/// From the configuration, which goes before what is applied.
+pub const CONFIGURATION: &str = "configuration";
+/// From nobody: what is applied takes its place.
+pub const IMPLICIT: &str = "default";
+/// The annotation that names the generation that was brought back, for as long as it is held.
+pub const HELD: &str = "interlock.dev/held";
 /// So many writes a watcher may have missed.
 const RECENT: usize = 4096;
 /// So many batches a slow watcher may be behind.
@@ -32,6 +42,7 @@ struct Inner {
     feed: broadcast::Sender<Arc<Vec<News>>>,
     declared: watch::Sender<Shared<Declared>>,
     revision: watch::Sender<u64>,
+    shelf: Mutex<Shelf>,
 }
 
 #[derive(Debug)]
@@ -39,7 +50,7 @@ struct State {
     /// Whether a proxy serves what was applied and is not here any more.
     lost: bool,
     content: Content,
-    /// Those of the configuration, which nobody can write here.
+    /// Those of the configuration, which nobody can write here, and those that nobody has written at all.
     fixed: BTreeMap<Key, Arc<Stored>>,
     statuses: BTreeMap<Key, Arc<Status>>,
     /// The last writes, oldest first.
@@ -107,6 +118,8 @@ pub struct Put {
     pub spec: Spec,
     /// Whether it must not be there yet.
     pub new: bool,
+    /// The generation that it brings back, and that is held from now on; none: whatever was held is not any more.
+    pub held: Option<u64>,
 }
 
 /// What a writer asks for, all or nothing.
@@ -169,6 +182,14 @@ pub enum Refusal {
     /// There is no such object.
     #[error("there is no `{0}`")]
     NotFound(Key),
+    /// There is nothing to go back to.
+    #[error("generation {asked} of `{key}` is not remembered")]
+    Forgotten {
+        /// Of which object.
+        key: Key,
+        /// Which generation, or `before the present one`.
+        asked: String,
+    },
     /// It is there already.
     #[error("there is a `{0}` already")]
     Exists(Key),
@@ -271,16 +292,22 @@ impl Objects {
     /// The objects of a directory, which nobody else writes meanwhile.
     pub fn open(directory: &Path, fixed: Vec<Stored>) -> Result<Self, StoreError> {
         let (backend, content) = Directory::open(directory)?;
-        Ok(Self::new(Some(Box::new(backend)), content, fixed))
+        let shelf = Shelf::open(directory.join("rendered"), true);
+        Ok(Self::with(Some(Box::new(backend)), content, fixed, shelf))
     }
 
     /// The objects of a directory that somebody else may be writing; none can be written here.
     pub fn look(directory: &Path, fixed: Vec<Stored>) -> Result<Self, StoreError> {
-        Ok(Self::new(None, Directory::look(directory)?, fixed))
+        let shelf = Shelf::open(directory.join("rendered"), false);
+        Ok(Self::with(None, Directory::look(directory)?, fixed, shelf))
     }
 
     /// The objects that a backend has, and those of the configuration.
     pub fn new(backend: Option<Box<dyn Backend>>, content: Content, fixed: Vec<Stored>) -> Self {
+        Self::with(backend, content, fixed, Shelf::default())
+    }
+
+    fn with(backend: Option<Box<dyn Backend>>, content: Content, fixed: Vec<Stored>, shelf: Shelf) -> Self {
         let declared = watch::Sender::new(declared(&content).into());
         let floor = content.revision;
         let fixed = fixed.into_iter().map(|stored| (stored.key.clone(), Arc::new(stored))).collect();
@@ -292,6 +319,7 @@ impl Objects {
             feed: broadcast::Sender::new(BEHIND),
             declared,
             revision,
+            shelf: Mutex::new(shelf),
         }))
     }
 
@@ -331,6 +359,60 @@ impl Objects {
     pub fn all(&self) -> (u64, Vec<Seen>) {
         let state = self.state();
         (state.content.revision, state.content.objects.values().map(|stored| state.seen(stored)).collect())
+    }
+
+    /// What an object has said so far, the oldest first; also of one that is gone.
+    pub fn history(&self, key: &Key) -> Vec<Arc<Revision>> {
+        self.state().content.history.of(key).cloned().collect()
+    }
+
+    /// What would bring a generation back; without one that before the present, or the last of an object that is gone.
+    pub fn undo(&self, key: &Key, to: Option<u64>) -> Result<Put, Refusal> {
+        let state = self.state();
+        let current = state.content.objects.get(key);
+        let now = current.map(|stored| stored.generation());
+        let wanted = |revision: &&Arc<Revision>| match to {
+            Some(to) => revision.stored.generation() == to,
+            None => Some(revision.stored.generation()) != now,
+        };
+        let found = state.content.history.of(key).rev().find(wanted).ok_or_else(|| Refusal::Forgotten {
+            key: key.clone(),
+            asked: to.map_or_else(|| "before the present one".to_owned(), |to| to.to_string()),
+        })?;
+        let mut metadata = current.map_or(&found.stored.metadata, |stored| &stored.metadata).clone();
+        metadata.resource_version = current.and_then(|stored| stored.metadata.resource_version.clone());
+        Ok(Put {
+            key: key.clone(),
+            metadata,
+            spec: found.stored.spec.clone(),
+            new: current.is_none(),
+            held: Some(found.stored.generation()),
+        })
+    }
+
+    /// What would end the holding of an object.
+    pub fn release(&self, key: &Key) -> Result<Put, Refusal> {
+        let state = self.state();
+        let stored = state.content.objects.get(key).ok_or_else(|| Refusal::NotFound(key.clone()))?;
+        let (metadata, spec) = (stored.metadata.clone(), stored.spec.clone());
+        Ok(Put { key: key.clone(), metadata, spec, new: false, held: None })
+    }
+
+    /// What proxies ran of a generation when all of them first did.
+    pub fn rendered(&self, key: &Key, generation: u64) -> Option<Rendered> {
+        self.shelf().get(key, generation).cloned()
+    }
+
+    /// Keeps what proxies run of a generation, unless that is known.
+    pub fn keep(&self, key: &Key, generation: u64, rendered: impl FnOnce() -> Rendered) {
+        let mut shelf = self.shelf();
+        if shelf.get(key, generation).is_none() {
+            shelf.put(key, generation, rendered());
+        }
+    }
+
+    fn shelf(&self) -> MutexGuard<'_, Shelf> {
+        self.0.shelf.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What happens from now on; before that what has happened since a write, or everything that there is.
@@ -406,7 +488,8 @@ impl State {
     }
 
     fn every(&self) -> impl Iterator<Item = &Arc<Stored>> {
-        self.fixed.values().chain(self.content.objects.values())
+        let shown = |stored: &&Arc<Stored>| !self.content.objects.contains_key(&stored.key);
+        self.fixed.values().filter(shown).chain(self.content.objects.values())
     }
 
     fn seen(&self, stored: &Arc<Stored>) -> Seen {
@@ -421,7 +504,7 @@ impl State {
         if self.lost && !matches!(asked.others, Others::AllGo { .. }) {
             return Err(Refusal::Lost);
         }
-        let mut batch = Batch { revision: self.content.revision, changes: Vec::new() };
+        let mut batch = Batch { revision: self.content.revision, at: asked.at.clone(), changes: Vec::new() };
         if let Others::AllGo { replace } = asked.others {
             // Also where nothing is restored: somebody has said that this is all.
             batch.revision += 1;
@@ -437,11 +520,13 @@ impl State {
             if !named.insert(put.key.clone()) {
                 return Err(Refusal::Twice(put.key));
             }
-            if self.fixed.contains_key(&put.key) {
+            if self.fixed.get(&put.key).is_some_and(|fixed| fixed.origin() != Some(IMPLICIT)) {
                 return Err(Refusal::Fixed(put.key));
             }
             let known = self.content.objects.get(&put.key);
-            let (outcome, stored) = made(put, known, asked.owner.as_ref(), &asked.at, batch.revision + 1)?;
+            let last = self.content.history.last(&put.key).map_or(0, |last| last.stored.generation());
+            let (outcome, stored) =
+                made(put, known, last, asked.owner.as_ref(), &asked.at, batch.revision + 1)?;
             if outcome != Outcome::Unchanged {
                 batch.revision += 1;
                 batch.changes.push(Change::Put(Arc::clone(&stored)));
@@ -490,10 +575,11 @@ impl State {
             return Err(Refusal::PrunesAll(owner.clone()));
         }
         let kept: BTreeSet<&Key> = put.iter().map(|put| &put.key).collect();
-        let theirs =
-            self.content.objects.values().filter(|stored| {
-                stored.metadata.labels.get(OWNER) == Some(owner) && !kept.contains(&stored.key)
-            });
+        let theirs = self.content.objects.values().filter(|stored| {
+            stored.metadata.labels.get(OWNER) == Some(owner)
+                && !kept.contains(&stored.key)
+                && stored.held().is_none()
+        });
         Ok(theirs.map(|stored| stored.key.clone()).collect())
     }
 
@@ -507,6 +593,7 @@ impl State {
         let mut news = Vec::new();
         for (revision, change) in (first + 1..).zip(&batch.changes) {
             let (happened, stored) = match change {
+                Change::Past(_) => continue,
                 Change::Put(stored) if before.objects.contains_key(&stored.key) => {
                     (Happened::Modified, Arc::clone(stored))
                 }
@@ -533,12 +620,19 @@ impl State {
 fn made(
     put: Put,
     known: Option<&Arc<Stored>>,
+    last: u64,
     owner: Option<&String>,
     at: &str,
     revision: u64,
 ) -> Result<(Outcome, Arc<Stored>), Refusal> {
-    let Put { key, mut metadata, spec, new } = put;
+    let Put { key, mut metadata, spec, new, held } = put;
     metadata.namespace = key.kind.namespaced().then(|| key.id.namespace().to_owned());
+    // Whoever writes an object that was there by itself makes it theirs.
+    if metadata.annotations.remove(ORIGIN).is_some() && metadata.resource_version.as_deref() == Some("0") {
+        metadata.resource_version = None;
+    }
+    metadata.annotations.remove(HELD);
+    metadata.annotations.extend(held.map(|from| (HELD.to_owned(), from.to_string())));
     match known {
         Some(_) if new => return Err(Refusal::Exists(key)),
         Some(known) => as_of(known, metadata.resource_version.as_ref())?,
@@ -557,7 +651,8 @@ fn made(
     let before = known.map(|known| &known.metadata);
     metadata.creation_timestamp =
         before.map_or_else(|| Some(at.to_owned()), |before| before.creation_timestamp.clone());
-    metadata.generation = Some(known.map_or(0, |known| known.generation()) + u64::from(changed));
+    // One that comes again goes on counting, so that a number always means the same.
+    metadata.generation = Some(known.map_or(last, |known| known.generation()) + u64::from(changed));
     metadata.resource_version = before.and_then(|before| before.resource_version.clone());
     if let Some(known) = known.filter(|known| !changed && known.metadata == metadata) {
         return Ok((Outcome::Unchanged, Arc::clone(known)));
@@ -586,7 +681,18 @@ fn declared(content: &Content) -> Declared {
         _ => None,
     });
     let routes: BTreeMap<_, _> = routes.collect();
-    Declared { applied: routes.keys().cloned().collect(), routes, faults: Vec::new() }
+    let clusters = content.objects.values().filter_map(|stored| match &stored.spec {
+        Spec::ServiceCluster(spec) => Some((stored.key.id.name().parse().ok()?, spec.clone())),
+        _ => None,
+    });
+    let clusters: BTreeMap<_, _> = clusters.collect();
+    Declared {
+        applied: routes.keys().cloned().collect(),
+        routes,
+        applied_clusters: clusters.keys().cloned().collect(),
+        clusters,
+        faults: Vec::new(),
+    }
 }
 
 #[cfg(test)]

@@ -190,7 +190,7 @@ impl Sketch {
             }
             fragments.push(own);
         }
-        live.maps.insert("hosts.map".to_owned(), map);
+        live.maps.insert("hosts.map".to_owned(), map.into());
         self.make(fragments, live)
     }
 
@@ -365,13 +365,14 @@ where
     bad.push((
         "a map out of its folder",
         rebuilt(&|_, live| {
-            live.maps.insert("../x.map".to_owned(), BTreeMap::new());
+            live.maps.insert("../x.map".to_owned(), Shared::default());
         }),
     ));
     bad.push((
         "a map entry of two lines",
         rebuilt(&|_, live| {
-            live.maps.insert("x.map".to_owned(), BTreeMap::from([("a".to_owned(), "b\nc d".to_owned())]));
+            live.maps
+                .insert("x.map".to_owned(), [("a".to_owned(), "b\nc d".to_owned())].into_iter().collect());
         }),
     ));
     bad.push(("no main file", rebuilt(&|fragments, _| fragments.clear())));

@@ -184,12 +184,11 @@ async fn a_proxy_that_is_stopped_keeps_what_it_boots_into(kind: ProxyKind, at: S
     open.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
     std::fs::write(rig.config.with_file_name("stop"), "").unwrap();
     let outcome = client.request(withdrawal(&client, &change.withdrawn)).await;
-    match at {
-        Step::Activated => assert!(matches!(outcome, Outcome::Applied(_)), "{outcome:?}"),
-        _ => {
-            let Outcome::Failed { reason } = outcome else { panic!("{outcome:?}") };
-            assert!(reason.contains("told to stop"), "{reason}");
-        }
+    if at == Step::Activated {
+        assert!(matches!(outcome, Outcome::Applied(_)), "{outcome:?}");
+    } else {
+        let Outcome::Failed { reason } = outcome else { panic!("{outcome:?}") };
+        assert!(reason.contains("told to stop"), "{reason}");
     }
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(1) {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use interlock_core::bundle::{Bundle, Receipt, SEATS};
 use interlock_core::plan::{Abilities, Backend, BackendId, Endpoint, Plan, Route};
+use interlock_core::policy::Policy;
 use interlock_core::protocol::Applied;
 use interlock_core::render::{self, Templates};
 use interlock_crds::{Period, ProxyKind, ServiceClusterSpec};
@@ -43,6 +44,7 @@ pub(crate) fn plan(rig: &Rig, spares: u16, hosts: &[(&str, &[SocketAddr])]) -> P
         options: Vec::new(),
         tls: None,
         slow_start: None,
+        policy: Policy::default(),
         hold: false,
         endpoints: endpoints.iter().map(endpoint).collect(),
         intents: Vec::new(),

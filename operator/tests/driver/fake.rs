@@ -14,10 +14,11 @@ use interlock::store::{Objects, Store};
 use interlock::wire;
 use interlock_core::bundle::{Bundle, Receipt};
 use interlock_core::compile::{Boot, Config, NetworkAction, Transport};
+use interlock_core::declared::Declared;
 use interlock_core::finding::{Finding, Reason};
 use interlock_core::model::{
     Attachment, Container, ContainerId, ContainerState, Departed, Digest, EngineId, Freshness, Health,
-    ProbeResult, TargetId, Timestamp,
+    ProbeResult, Shared as Owned, TargetId, Timestamp,
 };
 use interlock_core::protocol::{
     Applied, Apply, Declined, Limits, OldWorkers, Outcome, ProxyFacts, Refusal, ToAgent, ToOperator, VERSION,
@@ -290,6 +291,8 @@ pub(crate) struct World {
     pub(crate) proxy: FakeProxy,
     pub(crate) kind: ProxyKind,
     pub(crate) served: Served,
+    /// What documents ask for.
+    pub(crate) declaring: watch::Sender<Owned<Declared>>,
     /// The number of the last write of an object.
     pub(crate) writing: watch::Sender<u64>,
     pub(crate) state: tempfile::TempDir,
@@ -374,14 +377,14 @@ impl World {
         let (_, credentials) = watch::channel(BTreeMap::new());
         let (_, sockets) = watch::channel(BTreeSet::new());
         let (writing, written) = watch::channel(0);
-        let (_, declared) = watch::channel(interlock_core::model::Shared::default());
+        let (declaring, declared) = watch::channel(Owned::default());
         let config = Config {
             clusters: BTreeMap::from([
                 ("haproxy".parse().unwrap(), ServiceClusterSpec::implicit(ProxyKind::Haproxy)),
                 ("nginx".parse().unwrap(), ServiceClusterSpec::implicit(ProxyKind::Nginx)),
             ]),
-            embedded: None,
-            read_only: false,
+            implicit: ["haproxy".parse().unwrap(), "nginx".parse().unwrap()].into(),
+            ..Config::default()
         };
         let objects = Objects::look(state.path(), Vec::new()).unwrap();
         let served = Served {
@@ -428,6 +431,7 @@ impl World {
             proxy: proxy.clone(),
             kind: ProxyKind::Haproxy,
             served,
+            declaring,
             writing,
             state,
             stop,

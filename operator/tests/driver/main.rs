@@ -9,10 +9,11 @@ use std::time::Duration;
 use fake::{World, app, container};
 use interlock::source::EngineSnapshot;
 use interlock_core::bundle::Bundle;
+use interlock_core::declared::Declared;
 use interlock_core::finding::Reason;
 use interlock_core::model::{Digest, Freshness, Timestamp};
 use interlock_core::protocol::{Declined, Limits};
-use interlock_crds::ProxyKind;
+use interlock_crds::{ProxyKind, ServiceClusterSpec};
 
 fn serves(bundle: Option<&Bundle>, address: &str) -> bool {
     bundle.is_some_and(|bundle| {
@@ -427,6 +428,37 @@ async fn an_empty_store_takes_nothing_from_a_proxy_that_serves_what_was_applied(
     // Somebody says that this is all.
     again.writing.send_replace(1);
     again.proxy_has("withdrawn", |proxy| !serves(proxy.running.as_ref(), "10.0.0.3:80")).await;
+}
+
+/// A cluster of a document acts when it comes, changes and goes, and what it serves is served all the while.
+#[tokio::test(start_paused = true)]
+async fn a_cluster_document_acts_without_a_restart() {
+    let world = World::start();
+    world.proxy.listen("10.0.0.3:80");
+    world.containers([app("shop", "shop.example.com", "10.0.0.3")]);
+    world.proxy_has("served", |proxy| serves(proxy.running.as_ref(), "10.0.0.3:80")).await;
+    let declare = |port: Option<u16>| {
+        let cluster = port.map(|http| {
+            let mut spec = ServiceClusterSpec::implicit(ProxyKind::Haproxy);
+            (spec.proxies, spec.listeners.http) = (vec!["edge".to_owned()], http);
+            ("fleet".parse().unwrap(), spec.into())
+        });
+        let clusters = cluster.into_iter().collect();
+        world.declaring.send_replace(Declared { clusters, ..Declared::default() }.into());
+    };
+    for (port, cluster, bind) in
+        [(Some(8080), "fleet", ":8080"), (Some(8081), "fleet", ":8081"), (None, "haproxy", ":80 ")]
+    {
+        declare(port);
+        world
+            .proxy_has(bind, |proxy| {
+                proxy.running.as_ref().is_some_and(|bundle| {
+                    assert!(serves(Some(bundle), "10.0.0.3:80"), "it was taken out of rotation");
+                    bundle.cluster.as_str() == cluster && mentions(bundle, bind)
+                })
+            })
+            .await;
+    }
 }
 
 /// A restarted operator in front of an nginx that serves one app; no probe is answered until `listen` says so.

@@ -155,7 +155,9 @@ impl Last {
             && !certified.any(|view| expires(view.not_after.0))
             && engines.keys().eq(before.engines.keys())
             && probes.keys().all(|target| before.probes.contains_key(target));
-        let loose = declared.is_empty() && before.declared.is_empty();
+        let loose = declared.routes.is_empty()
+            && before.declared.routes.is_empty()
+            && (&declared.clusters, &declared.faults) == (&before.declared.clusters, &before.declared.faults);
         if !(same && loose && *ownership == self.compiled.ownership) {
             return None;
         }

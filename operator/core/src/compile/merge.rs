@@ -11,6 +11,7 @@ use crate::finding::{Finding, Reason, Subject, Verdict};
 use crate::intent::Intent;
 use crate::model::{ClusterName, Observed, Owner, Readiness, UpstreamAddr};
 use crate::plan::{Backend, BackendId, Balance, Endpoint, slow_start};
+use crate::policy::Networks;
 
 /// A candidate that a proxy reaches, or will once it is attached to a network.
 #[derive(Debug)]
@@ -142,6 +143,10 @@ pub(super) fn conflicts(
     let wins = fields(&winner.intent);
     let staying = members.iter().filter(|one| !one.leaves());
     for one in staying.map(|one| one.candidate) {
+        if !is_protected(one, winner) {
+            findings.push(unprotected(one, winner, &route));
+            continue;
+        }
         for ((field, value), (_, won)) in fields(&one.intent).into_iter().zip(&wins) {
             if value == *won {
                 continue;
@@ -158,8 +163,25 @@ pub(super) fn conflicts(
     }
 }
 
+/// Whether what protects one that serves holds where the winner's settings count.
+fn is_protected(one: &Candidate<'_>, winner: &Candidate<'_>) -> bool {
+    one.intent.settings.policy.holds_under(&winner.intent.settings.policy)
+}
+
+fn unprotected(one: &Candidate<'_>, winner: &Candidate<'_>, route: &str) -> Finding {
+    let message = format!(
+        "`{}` is left out of {route}: the older `{}` does not ask for what protects it",
+        one.container.name, winner.container.name
+    );
+    let subject = one.subject().with_route(route);
+    let fix = format!(
+        "give every container of {route} the same `allow`, `deny` and `limits`, or stop the older one"
+    );
+    Finding::new(Verdict::Refused, Reason::SettingConflict, subject, message).fix(fix)
+}
+
 /// The settings of a host and path, by the name that a label gives them.
-fn fields(intent: &Intent) -> [(&'static str, String); 10] {
+fn fields(intent: &Intent) -> [(&'static str, String); 13] {
     let settings = &intent.settings;
     let or_none = |text: Option<String>| text.map_or_else(|| "none".to_owned(), |text| format!("`{text}`"));
     let flag = |set: bool| if set { "on" } else { "off" }.to_owned();
@@ -171,6 +193,8 @@ fn fields(intent: &Intent) -> [(&'static str, String); 10] {
         Some(_) => "on, not verified",
     };
     let balance = settings.balance.unwrap_or_default();
+    let access = &settings.policy.access;
+    let networks = |networks: Option<&Networks>| or_none(networks.map(ToString::to_string));
     [
         ("context_root_rewrite", flag(intent.rewrite)),
         ("ssl_only", flag(settings.https_only)),
@@ -185,6 +209,9 @@ fn fields(intent: &Intent) -> [(&'static str, String); 10] {
         ("backend_option", joined(settings.options.iter().map(crate::plan::HaproxyOption::as_str).collect())),
         ("slow_start", or_none(settings.slow_start.map(|period| period.to_string()))),
         ("ssl_backend", upstream.to_owned()),
+        ("allow", networks(access.allow.as_ref())),
+        ("limits.bodysize", or_none(settings.policy.body_size.map(|size| size.to_string()))),
+        ("deny", networks(Some(&access.deny).filter(|deny| !deny.is_empty()))),
     ]
 }
 
@@ -214,7 +241,9 @@ pub(super) fn backend(
     members: &[&Placed<'_, '_>],
 ) -> Filled {
     let settings = &winner.intent.settings;
-    let (endpoints, kept) = endpoints(member.spec, members);
+    let members: Vec<&Placed<'_, '_>> =
+        members.iter().copied().filter(|one| is_protected(one.candidate, winner)).collect();
+    let (endpoints, kept) = endpoints(member.spec, &members);
     // Whoever was told to stop, or has ended, may have a successor; nobody can know.
     let hold = member.spec.hold.as_millis() > 0
         && endpoints.iter().all(|endpoint| endpoint.draining)
@@ -226,6 +255,7 @@ pub(super) fn backend(
         options: settings.options.clone(),
         tls: settings.upstream_tls,
         slow_start: slow_start(member.spec, settings.slow_start),
+        policy: settings.policy.clone(),
         endpoints,
         hold,
         intents: intents.into_iter().collect(),

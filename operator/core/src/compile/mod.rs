@@ -3,6 +3,7 @@
 mod address;
 mod again;
 mod certificates;
+mod clusters;
 mod documents;
 mod memory;
 mod merge;
@@ -33,11 +34,17 @@ pub(crate) use serve::route_order;
 pub use targets::{AGENT_LABEL, EMBEDDED, PROXY_LABEL};
 
 /// The settings that compiling depends on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Config {
     /// Clusters by name. An implicit one carries its proxy kind's name.
     pub clusters: BTreeMap<ClusterName, ServiceClusterSpec>,
+    /// Those of them that nobody has written down.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub implicit: BTreeSet<ClusterName>,
+    /// Those of them that are from documents: see [`Config::with`].
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub documents: BTreeSet<ClusterName>,
     /// The embedded proxy's cluster, if this operator has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub embedded: Option<ClusterName>,
@@ -192,11 +199,12 @@ pub struct Boot {
 
 /// Everything that follows from one snapshot: a total function of its arguments, whatever their order.
 pub fn compile(observed: &Observed, config: &Config) -> Compiled {
-    pass(observed, config, &mut Memory::default()).0
+    pass(observed, &config.with(&observed.declared), &mut Memory::default()).0
 }
 
 /// The same, with what was read and followed the last time; the answer does not depend on it.
 pub fn compile_with(observed: &Observed, config: &Config, memory: &mut Memory) -> Shared<Compiled> {
+    let config = &*config.with(&observed.declared);
     if let Some(compiled) = again::compile(observed, config, memory) {
         return compiled;
     }
@@ -220,6 +228,7 @@ fn pass(observed: &Observed, config: &Config, memory: &mut Memory) -> (Compiled,
     engines(observed, &mut compiled.findings);
     let proxies = targets::find(observed, config, &mut compiled.findings);
     compiled.findings.extend(observed.declared.faults.iter().cloned());
+    clusters::documents(&observed.declared, config, &mut compiled.findings);
     documents::parents(&observed.declared, config, &mut compiled.findings);
     let asked: Vec<_> = served_clusters(config, &proxies)
         .map(|(name, spec)| (name, spec, documents::of(name, spec, &observed.declared, memory)))

@@ -356,7 +356,7 @@ pub(super) fn cluster_for<'a>(
     name: &str,
 ) -> Result<Chosen<'a>, NoCluster> {
     let names = |spec: &ServiceClusterSpec| spec.proxies.iter().any(|proxy| proxy == name);
-    let of_kind = || config.clusters.iter().filter(|(_, spec)| spec.proxy == kind);
+    let of_kind = || config.in_order().filter(|(_, spec)| spec.proxy == kind);
     if let Some((cluster, spec)) = of_kind().find(|(_, spec)| names(spec)) {
         return Ok((cluster, spec, true));
     }
@@ -373,7 +373,7 @@ pub(super) fn cluster_for<'a>(
 
 pub(super) fn no_cluster(kind: ProxyKind, name: &str, why: &NoCluster, subject: Subject) -> Finding {
     let message = format!("the {} proxy `{name}` belongs to no cluster: {}", kind.as_str(), why.0);
-    let fix = format!("in the configuration, in a cluster of {}: proxies: [{name}]", kind.as_str());
+    let fix = format!("in a cluster of {}: proxies: [{name}]", kind.as_str());
     Finding::new(Verdict::Refused, Reason::NoCluster, subject, message).fix(fix)
 }
 

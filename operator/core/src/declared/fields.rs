@@ -1,8 +1,8 @@
 //! Every field of a `Route` and what proxies make of it: the one table that reading and the docs follow.
 
 use interlock_crds::{
-    BackendKind, BackendProtocol, BackendRef, FilterType, PathMatchType, PathModifierType, ProxyKind,
-    RouteFilter, RouteMatch, RouteRule, RouteSpec, StickyType, TlsMode,
+    BackendKind, BackendProtocol, BackendRef, FilterType, PathMatchType, ProxyKind, RouteFilter, RouteMatch,
+    RouteRule, RouteSpec, StickyType, TlsMode,
 };
 
 /// What it costs to ask for what no proxy can do yet.
@@ -62,16 +62,10 @@ pub const FIELDS: &[Field] = &[
     field("rules.matches.queryParams", Not(Match, "a request is routed by its host and path alone")),
     field("rules.matches.method", Not(Match, "a request is routed by its host and path alone")),
     field("rules.filters.type", Live),
-    field(
-        "rules.filters.urlRewrite.hostname",
-        Not(Closed, "the backend would see another host than was asked for"),
-    ),
+    field("rules.filters.urlRewrite.hostname", Reload),
     field("rules.filters.urlRewrite.path", Live),
     field("rules.filters.urlRewrite.path.replacePrefixMatch", Live),
-    field(
-        "rules.filters.urlRewrite.path.replaceFullPath",
-        Not(Closed, "a prefix can be stripped, and nothing else"),
-    ),
+    field("rules.filters.urlRewrite.path.replaceFullPath", Reload),
     field("rules.filters.requestRedirect.scheme", Live),
     field(
         "rules.filters.requestRedirect.hostname",
@@ -89,14 +83,8 @@ pub const FIELDS: &[Field] = &[
         "rules.filters.requestRedirect.statusCode",
         Not(Cost::Field, "the cluster's `redirectStatus` is the same for all routes"),
     ),
-    field(
-        "rules.filters.requestHeaderModifier",
-        Not(Closed, "the backend would see other headers than was asked for"),
-    ),
-    field(
-        "rules.filters.responseHeaderModifier",
-        Not(Cost::Field, "answers go out as the backend sends them"),
-    ),
+    field("rules.filters.requestHeaderModifier", Reload),
+    field("rules.filters.responseHeaderModifier", Reload),
     field("rules.backendRefs", Live),
     field(
         "rules.backendRefs.kind=SwarmService",
@@ -133,11 +121,13 @@ pub const FIELDS: &[Field] = &[
     field("protocol=H2C", Not(Closed, "HTTP/1.1 is what is spoken to backends")),
     field("protocol=GRPC", Not(Closed, "HTTP/1.1 is what is spoken to backends")),
     field("retries", Not(Cost::Field, "only a connection that was never accepted is tried again")),
-    field("limits", Not(Closed, "nothing would be limited")),
+    field("limits.bodySize", Reload),
+    field("limits.connections", Not(Closed, "connections would not be limited")),
+    field("limits.requestsPerSecond", Not(Closed, "requests would not be limited")),
     field("basicAuth", Not(Closed, "everybody would be let in")),
     field("forwardAuth", Not(Closed, "everybody would be let in")),
-    field("allow", Not(Closed, "everybody would be let in")),
-    field("deny", Not(Closed, "everybody would be let in")),
+    field("allow", Reload),
+    field("deny", Reload),
     field("cors", Not(Cost::Field, "the backend's own headers decide")),
     field("compression", Not(Cost::Field, "answers go out as the backend sends them")),
     field("errorPages", Not(Cost::Field, "the proxy's own pages are shown")),
@@ -162,7 +152,7 @@ fn asked(of: &[(bool, &'static str, &'static str)]) -> Vec<Asked> {
 
 pub(super) fn of_route(spec: &RouteSpec) -> Vec<Asked> {
     let mode = spec.tls.as_ref().map(|tls| tls.mode);
-    let sticky = spec.sticky.as_ref();
+    let (sticky, limits) = (spec.sticky.as_ref(), spec.limits.as_ref());
     asked(&[
         (mode == Some(TlsMode::Passthrough), "tls.mode", "tls.mode=Passthrough"),
         (sticky.is_some_and(|s| s.kind == StickyType::Cookie), "sticky.type", "sticky.type=Cookie"),
@@ -174,11 +164,14 @@ pub(super) fn of_route(spec: &RouteSpec) -> Vec<Asked> {
         (spec.protocol == Some(BackendProtocol::H2c), "protocol", "protocol=H2C"),
         (spec.protocol == Some(BackendProtocol::Grpc), "protocol", "protocol=GRPC"),
         (spec.retries.is_some(), "retries", "retries"),
-        (spec.limits.is_some(), "limits", "limits"),
+        (limits.is_some_and(|it| it.connections.is_some()), "limits.connections", "limits.connections"),
+        (
+            limits.is_some_and(|it| it.requests_per_second.is_some()),
+            "limits.requestsPerSecond",
+            "limits.requestsPerSecond",
+        ),
         (spec.basic_auth.is_some(), "basicAuth", "basicAuth"),
         (spec.forward_auth.is_some(), "forwardAuth", "forwardAuth"),
-        (!spec.allow.is_empty(), "allow", "allow"),
-        (!spec.deny.is_empty(), "deny", "deny"),
         (spec.cors.is_some(), "cors", "cors"),
         (spec.compression, "compression", "compression"),
         (!spec.error_pages.is_empty(), "errorPages", "errorPages"),
@@ -207,20 +200,8 @@ pub(super) fn of_match(one: &RouteMatch) -> Vec<Asked> {
 }
 
 pub(super) fn of_filter(filter: &RouteFilter) -> Vec<Asked> {
-    let rewrite = filter.url_rewrite.as_ref().filter(|_| filter.kind == FilterType::UrlRewrite);
     let redirect = filter.request_redirect.as_ref().filter(|_| filter.kind == FilterType::RequestRedirect);
-    let path = rewrite.and_then(|rewrite| rewrite.path.as_ref());
     asked(&[
-        (
-            rewrite.is_some_and(|rewrite| rewrite.hostname.is_some()),
-            "urlRewrite.hostname",
-            "rules.filters.urlRewrite.hostname",
-        ),
-        (
-            path.is_some_and(|path| path.kind == PathModifierType::ReplaceFullPath),
-            "urlRewrite.path.type",
-            "rules.filters.urlRewrite.path.replaceFullPath",
-        ),
         (
             redirect.is_some_and(|to| to.hostname.is_some()),
             "requestRedirect.hostname",
@@ -235,16 +216,6 @@ pub(super) fn of_filter(filter: &RouteFilter) -> Vec<Asked> {
             redirect.is_some_and(|to| to.port.is_some()),
             "requestRedirect.port",
             "rules.filters.requestRedirect.port",
-        ),
-        (
-            filter.kind == FilterType::RequestHeaderModifier,
-            "requestHeaderModifier",
-            "rules.filters.requestHeaderModifier",
-        ),
-        (
-            filter.kind == FilterType::ResponseHeaderModifier,
-            "responseHeaderModifier",
-            "rules.filters.responseHeaderModifier",
         ),
     ])
 }

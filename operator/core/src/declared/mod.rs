@@ -24,6 +24,12 @@ pub struct Declared {
     /// Those of them that were applied; the others are from files.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub applied: BTreeSet<DocumentId>,
+    /// `ServiceCluster` documents.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub clusters: BTreeMap<ClusterName, Shared<ServiceClusterSpec>>,
+    /// Those of them that were applied.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub applied_clusters: BTreeSet<ClusterName>,
     /// What is wrong with documents that are not among them, or not as they now are.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub faults: Vec<Finding>,
@@ -32,16 +38,16 @@ pub struct Declared {
 impl Declared {
     /// Whether nothing was found at all.
     pub fn is_empty(&self) -> bool {
-        self.routes.is_empty() && self.faults.is_empty()
+        self.routes.is_empty() && self.clusters.is_empty() && self.faults.is_empty()
     }
 
-    /// Whether a document that was applied is for a cluster.
+    /// Whether a document that was applied is for a cluster, or is the cluster.
     pub fn applied_for(&self, cluster: &ClusterName) -> bool {
         let routes = self.applied.iter().filter_map(|id| self.routes.get(id));
         let here = |parents: &[interlock_crds::ParentRef]| {
             parents.is_empty() || parents.iter().any(|parent| parent.name == cluster.as_str())
         };
-        routes.into_iter().any(|route| here(&route.parent_refs))
+        self.applied_clusters.contains(cluster) || routes.into_iter().any(|route| here(&route.parent_refs))
     }
 }
 
@@ -98,6 +104,11 @@ pub(crate) fn read(id: &DocumentId, route: &RouteSpec, cluster: &ServiceClusterS
 /// What findings on a document are about.
 pub(crate) fn subject(id: &DocumentId) -> Subject {
     Subject { document: Some(title(id)), ..Subject::default() }
+}
+
+/// A `ServiceCluster` as people name it.
+pub(crate) fn cluster_title(name: &ClusterName) -> String {
+    format!("ServiceCluster {name}")
 }
 
 /// A `Route` as people name it.

@@ -3,12 +3,15 @@
 mod filters;
 mod policy;
 
-use interlock_crds::{BackendKind, BackendRef, RouteMatch, RouteRule, RouteSpec, ServiceClusterSpec};
+use interlock_crds::{
+    BackendKind, BackendRef, ClaimSpec, RouteMatch, RouteRule, RouteSpec, ServiceClusterSpec,
+};
 
 use self::filters::Filters;
 use super::fields::{self, Asked, Cost, Support};
 use super::{Backend, Named, Reading, Rule, subject, title};
 use crate::finding::{Finding, Reason, Verdict, shown};
+use crate::intent::claims;
 use crate::intent::said::Fault;
 use crate::intent::{self, Check, Fixed, Intent, RouteSettings, value};
 use crate::model::{
@@ -99,6 +102,11 @@ impl<'a> Reader<'a> {
         rules
     }
 
+    /// Who a document is where hosts have owners.
+    fn owner(&self) -> Owner {
+        Owner::lossy(&format!("route:{}", self.id))
+    }
+
     /// A document of megabytes must not become a plan of gigabytes.
     fn too_large(&mut self, hosts: usize) -> bool {
         let rules = &self.spec.rules;
@@ -120,15 +128,18 @@ impl<'a> Reader<'a> {
     fn hosts(&mut self) -> Vec<HostPattern> {
         let spec = self.spec;
         let mut hosts: Vec<HostPattern> = Vec::new();
-        let mut faults = Vec::new();
+        let (mut faults, mut denied) = (Vec::new(), Vec::new());
         for (at, text) in spec.hostnames.iter().enumerate() {
             match value::host(text) {
                 Ok(host) if hosts.contains(&host) => {}
-                Ok(host) => hosts.push(host),
+                Ok(host) => match claims::denies(&self.cluster.claims, &host, &self.owner()) {
+                    None => hosts.push(host),
+                    Some(claim) => denied.push(self.denied(at, &host, claim)),
+                },
                 Err(fault) => faults.push((format!("spec.hostnames[{at}]"), fault)),
             }
         }
-        if hosts.is_empty() && faults.is_empty() {
+        if hosts.is_empty() && faults.is_empty() && denied.is_empty() {
             let fault =
                 Fault::value("it names no host").reason(Reason::InvalidHost).write("[shop.example.com]");
             faults.push(("spec.hostnames".to_owned(), fault));
@@ -137,7 +148,17 @@ impl<'a> Reader<'a> {
         for (field, fault) in faults {
             self.bad(&field, fault.verdict(verdict));
         }
+        self.findings.extend(denied.into_iter().map(|finding| Finding { verdict, ..finding }));
         hosts
+    }
+
+    fn denied(&self, at: usize, host: &HostPattern, claim: &ClaimSpec) -> Finding {
+        let field = format!("spec.hostnames[{at}]");
+        let (owner, whom) = (self.owner(), claims::whom(claim));
+        let message = format!("`{field}`: the cluster's `claims` give {host} to {whom}");
+        let subject = subject(self.id).with_key(field).with_route(format!("{host}/"));
+        let fix = format!("choose another host, or add `{owner}` to the `owners` of that entry of `claims`");
+        Finding::new(Verdict::Refused, Reason::HostNotAllowed, subject, message).fix(fix)
     }
 
     fn rule(&mut self, field: &str, rule: &RouteRule, common: &Common) -> Vec<Rule> {
@@ -177,13 +198,14 @@ impl<'a> Reader<'a> {
         let mut settings = common.settings.clone();
         settings.https_only |= filters.https_only;
         settings.tls |= filters.https_only;
+        filters.policy.clone().over(&mut settings.policy);
         settings.websocket.retain(|endpoint| path.covers(endpoint.as_str()));
         Intent {
             digest: Digest::of([]),
             engine: EngineId::nowhere(),
             container: stand_in_id(self.id, ""),
             name: String::new(),
-            owner: Owner::lossy(&format!("route:{}", self.id)),
+            owner: self.owner(),
             route: None,
             document: Some(self.id.clone()),
             fixed: None,

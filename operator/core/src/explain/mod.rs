@@ -141,7 +141,7 @@ impl Known {
         let proxies: BTreeSet<&ContainerId> =
             compiled.targets.values().filter_map(|target| target.container.as_ref()).collect();
         let mut claims = Vec::new();
-        for spec in config.clusters.values() {
+        for spec in config.with(&observed.declared).clusters.values() {
             for (engine, view) in &observed.engines {
                 for container in view.containers.values().filter(|c| !proxies.contains(&c.id)) {
                     for intent in intent::parse(engine, container, spec).intents {

@@ -61,6 +61,12 @@ pub enum Setting {
     Warm,
     /// What admits the container.
     Readiness,
+    /// Networks that are let in.
+    Allow,
+    /// Networks that are not.
+    Deny,
+    /// The largest request body.
+    BodySize,
     /// Who stands behind the container.
     Owner,
 }
@@ -104,6 +110,8 @@ pub enum Effect {
     Live,
     /// A reload for the first of its kind, without losing a request; as [`Effect::Live`] for those that follow.
     First,
+    /// A reload, without losing a request.
+    Reload,
 }
 
 impl Effect {
@@ -112,6 +120,7 @@ impl Effect {
         match self {
             Self::Live => "live",
             Self::First => "live, the first of its kind a reload",
+            Self::Reload => "reload",
         }
     }
 }
@@ -166,6 +175,12 @@ impl Key {
     /// It is part of what HAProxy cannot change while it runs.
     const fn shape(mut self) -> Self {
         self.effect = Effect::First;
+        self
+    }
+
+    /// It is part of what HAProxy cannot change while it runs, and nothing is declared ahead for it.
+    const fn reload(mut self) -> Self {
+        self.effect = Effect::Reload;
         self
     }
 
@@ -235,6 +250,9 @@ pub const KEYS: &[Key] = {
         Key::label("slow_start", S::SlowStart, Text, "How long a container beside others gets less than its share after it has become ready, as `30s`").only(HAPROXY).shape(),
         Key::label("warm", S::Warm, Bool, "Waits for an HTTP answer before the first request"),
         Key::label("readiness", S::Readiness, Text, "What admits the container: `auto`, `docker`, `probe` or `none`").of_container(),
+        Key::label("allow", S::Allow, List, "Networks that are let in, comma-separated, as `10.0.0.0/8`; default: all").reload(),
+        Key::label("deny", S::Deny, List, "Networks that are not let in, whatever `interlock.allow` says").reload(),
+        Key::label("limits.bodysize", S::BodySize, Number, "The largest request body in bytes; default: any size").reload(),
         Key::label("owner", S::Owner, Text, "Who stands behind a container that neither compose nor Swarm manages").of_container(),
         Key::data("hostname", S::Hostname, Text, "A name before `domain`, or a full name when there is no domain"),
         Key::data("domain", S::Domain, Text, "The domain after `hostname`; alone it is the name"),

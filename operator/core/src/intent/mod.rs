@@ -1,6 +1,7 @@
 //! Intents: what one workload asks for, parsed out of its dialect into types that cannot be wrong.
 
 pub(crate) mod check;
+pub(crate) mod claims;
 mod data;
 mod host;
 pub mod keys;
@@ -22,6 +23,7 @@ use crate::model::{
     RouteName, UpstreamAddr,
 };
 use crate::plan::{Balance, HaproxyOption, UpstreamTls};
+use crate::policy::Policy;
 use interlock_crds::{Period, ReadinessMode};
 
 /// One route that one workload asks for.
@@ -115,6 +117,9 @@ pub struct RouteSettings {
     /// TLS to the endpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream_tls: Option<UpstreamTls>,
+    /// What is asked of a request beyond host and path.
+    #[serde(skip_serializing_if = "Policy::is_empty")]
+    pub policy: Policy,
 }
 
 /// A declared health check; run by the agent.

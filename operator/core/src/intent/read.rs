@@ -9,7 +9,7 @@ use super::keys::PREFIX;
 use super::owner;
 use super::route::{self, Route};
 use super::said::{Reader, Said};
-use super::{Intent, Parsed, data, labels};
+use super::{Intent, Parsed, claims, data, labels};
 use crate::finding::{Finding, Reason, Subject, Verdict};
 use crate::model::{Container, Digest, EngineId, Owner, RouteName};
 
@@ -29,6 +29,7 @@ pub fn parse(engine: &EngineId, container: &Container, spec: &ServiceClusterSpec
             parsed.findings.push(not_trusted(&everything, &counted, &subject));
         }
     }
+    claims::settle(&spec.claims, &subject, &mut parsed);
     parsed.findings.sort();
     parsed.findings.dedup();
     parsed

@@ -9,6 +9,7 @@ use super::{Check, CheckKind, RouteSettings, check, value};
 use crate::finding::{Reason, Verdict};
 use crate::model::{PathPrefix, Port};
 use crate::plan::{Balance, HaproxyOption, UpstreamTls};
+use crate::policy::{Access, Networks, Policy};
 
 /// Everything of an intent that is not the workload's identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,6 +102,7 @@ fn settings(reader: &mut Reader<'_>, path: &PathPrefix, spec: &ServiceClusterSpe
         options: options(reader, spec.proxy),
         slow_start: slow_start(reader, spec.proxy),
         upstream_tls: upstream_tls(reader),
+        policy: policy(reader),
         ..RouteSettings::default()
     };
     tls(reader, &mut settings, spec);
@@ -237,6 +239,50 @@ fn options(reader: &mut Reader<'_>, proxy: ProxyKind) -> Vec<HaproxyOption> {
         }
     }
     options
+}
+
+/// What protects the route. What cannot be read protects more, never less.
+fn policy(reader: &mut Reader<'_>) -> Policy {
+    let body_size = match reader.one(Setting::BodySize, value::bytes) {
+        Pick::Absent => None,
+        Pick::Good(size) => Some(size),
+        Pick::Bad => Some(*Policy::BODY.start()),
+    };
+    Policy { access: access(reader), body_size, ..Policy::default() }
+}
+
+/// Who is let in. A network that cannot be read lets nobody in; where it should have kept somebody out, nobody is.
+fn access(reader: &mut Reader<'_>) -> Access {
+    let (allow, _) = networks(reader, Setting::Allow, "nobody is let in by it");
+    let (deny, bad) = networks(reader, Setting::Deny, "nobody is let in as long as it stands there");
+    if bad {
+        return Access::nobody();
+    }
+    Access { allow, deny: deny.unwrap_or_default() }
+}
+
+/// The networks of a setting, if anybody said any, and whether one of them cannot be read.
+fn networks(reader: &mut Reader<'_>, setting: Setting, so: &str) -> (Option<Networks>, bool) {
+    let words = reader.list(setting);
+    let mut networks = Vec::new();
+    let mut bad = false;
+    for word in &words {
+        for text in word.text.split(',').map(str::trim) {
+            match value::clients(text, so) {
+                Ok(network) => networks.push(network),
+                Err(fault) => {
+                    bad = true;
+                    reader.tell(&word.key, fault);
+                }
+            }
+        }
+    }
+    if let Some(word) = words.first().filter(|_| networks.len() > Networks::MOST) {
+        let message = format!("{} networks are the most; nobody is let in", Networks::MOST);
+        reader.tell(&word.key, Fault::value(message));
+        return (Some(Networks::default()), true);
+    }
+    ((!words.is_empty()).then(|| networks.into()), bad)
 }
 
 /// An interval alone asks for what old Interlocks always did: a TCP connection at that interval.

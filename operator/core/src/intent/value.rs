@@ -1,12 +1,16 @@
 //! Values: each setting's text parsed into its type, or why it cannot be.
 
+use std::net::IpAddr;
+
 use interlock_crds::{HaproxySpec, Period, ReadinessMode};
+use ipnet::IpNet;
 
 use super::keys::LONGEST_SLIP;
 use super::said::Fault;
 use crate::finding::{Reason, Verdict, shown};
 use crate::model::{CertificateName, HostPattern, NameError, PathPrefix, Port};
 use crate::plan::{Balance, HaproxyOption, OptionError};
+use crate::policy::Policy;
 
 /// `true`, `false`, `1`, `0`, `yes`, `no` in any case; empty means true, as presence did.
 pub(super) fn boolean(text: &str) -> Result<bool, Fault> {
@@ -154,6 +158,25 @@ pub(super) fn balance(text: &str) -> Result<(Balance, Option<Fault>), Fault> {
         }
     };
     Ok((taken, None))
+}
+
+/// A network that clients are in; an address is one of its own. `so` is what a bad one means.
+pub(super) fn clients(text: &str, so: &str) -> Result<IpNet, Fault> {
+    let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    network.map_err(|_| Fault::value(format!("`{}` is no network; {so}", shown(text))).write("10.0.0.0/8"))
+}
+
+/// A number of bytes.
+pub(super) fn bytes(text: &str) -> Result<u64, Fault> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    let size = text.parse().ok().filter(|size| digits && Policy::BODY.contains(size));
+    size.ok_or_else(|| {
+        let message = format!(
+            "`{}` is no number of bytes from 1 to 1 TiB; a body of 1 byte is let through",
+            shown(text)
+        );
+        Fault::value(message).write("1048576")
+    })
 }
 
 /// A path with long-lived connections.

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use interlock_crds::{Period, ProxyKind, ServiceClusterSpec};
+use ipnet::IpNet;
 use serde::Serialize;
 
 use super::{RenderError, Templates};
@@ -13,6 +14,7 @@ use crate::bundle::{
 };
 use crate::model::{Digest, HostPattern, Shared};
 use crate::plan::{Abilities, BackendId, Balance, Plan, Route, Shape, UpstreamTls};
+use crate::policy::{Access, Networks, Policy};
 
 /// The proxy's main file.
 const CONFIG: &str = "haproxy.cfg";
@@ -35,6 +37,10 @@ const LONGEST: u64 = 2_147_483_646;
 pub(super) const LABELS: usize = 6;
 /// Segments of a prefix that can be stripped, unless a prefix of the plan is longer.
 pub(super) const DEPTH: usize = 4;
+/// Proxies in front of one another that a client's address is looked for behind.
+const HOPS: usize = 8;
+/// Networks on one line; HAProxy takes 64 words.
+const NETWORKS: usize = 32;
 /// How often a connection that was refused is tried again, at least.
 const RETRIES: u64 = 3;
 
@@ -114,7 +120,7 @@ fn seat_fragment(
     seat: &Seat,
     templates: &Templates,
 ) -> Result<Fragment, RenderError> {
-    let Shape { balance, options, tls, slow_start } = &seat.shape;
+    let Shape { balance, options, tls, slow_start, policy } = &seat.shape;
     let view = BackendView {
         name,
         balance: match balance {
@@ -129,6 +135,11 @@ fn seat_fragment(
         options: options.iter().map(crate::plan::HaproxyOption::as_str).collect(),
         tunnel: millis(plan.settings.timeouts.tunnel),
         hold_max: holds(plan).then_some(plan.settings.hold_max),
+        body_size: policy.body_size,
+        host: policy.host.as_ref().map(crate::model::Hostname::as_str),
+        path: policy.path.as_ref().map(crate::model::PathPrefix::as_str),
+        headers: headers(policy),
+        access: (!policy.access.is_open()).then(|| AccessView::of(&policy.access, plan)),
     };
     let tls = match tls {
         None => "",
@@ -281,6 +292,62 @@ struct BackendView<'a> {
     options: Vec<&'a str>,
     tunnel: u64,
     hold_max: Option<u32>,
+    access: Option<AccessView>,
+    body_size: Option<u64>,
+    host: Option<&'a str>,
+    path: Option<&'a str>,
+    /// Message, action, header and value in quotes.
+    headers: Vec<(&'static str, &'static str, &'a str, String)>,
+}
+
+/// What is done to headers, in HAProxy's words.
+fn headers(policy: &Policy) -> Vec<(&'static str, &'static str, &str, String)> {
+    let mut all = Vec::new();
+    for (message, changes) in [("http-request", &policy.request), ("http-response", &policy.response)] {
+        for (action, lines) in [("set-header", &changes.set), ("add-header", &changes.add)] {
+            all.extend(
+                lines.iter().map(|(name, value)| (message, action, name.as_str(), value.for_haproxy())),
+            );
+        }
+        all.extend(changes.remove.iter().map(|name| (message, "del-header", name.as_str(), String::new())));
+    }
+    all
+}
+
+/// Who is let in. HAProxy takes an IPv6 address that carries an IPv4 one (6to4, for one) for that one, and an IPv4
+/// address for one of `::/0`, so each family is compared by itself.
+#[derive(Serialize)]
+struct AccessView {
+    client: &'static str,
+    allow: bool,
+    /// Networks by the name of their condition, so many on a line.
+    networks: Vec<(&'static str, Vec<String>)>,
+    named: Vec<&'static str>,
+}
+
+impl AccessView {
+    fn of(access: &Access, plan: &Plan) -> Self {
+        let line =
+            |networks: &[&IpNet]| networks.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        let lines = |networks: Option<&Networks>, four: bool| -> Vec<String> {
+            let networks: Vec<&IpNet> = networks.into_iter().flat_map(|it| it.of_family(four)).collect();
+            networks.chunks(NETWORKS).map(line).collect()
+        };
+        let (allow, deny) = (access.allow.as_ref(), Some(&access.deny));
+        let mut networks = vec![
+            ("allowed4", lines(allow, true)),
+            ("allowed6", lines(allow, false)),
+            ("denied4", lines(deny, true)),
+            ("denied6", lines(deny, false)),
+        ];
+        networks.retain(|(_, lines)| !lines.is_empty());
+        Self {
+            client: if plan.settings.trusted_proxies.is_empty() { "src" } else { "var(txn.client) -m ip" },
+            allow: allow.is_some(),
+            named: networks.iter().map(|(name, _)| *name).collect(),
+            networks,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -332,6 +399,7 @@ struct Frontend {
     https: Option<u16>,
     strict_sni: bool,
     trusted: Vec<String>,
+    hops: Vec<usize>,
     forged: &'static [&'static str],
     stats: bool,
     unknown_host: u16,
@@ -353,6 +421,7 @@ impl Frontend {
             https: https(plan),
             strict_sni: !plan.certificates.values().any(|certificate| certificate.default),
             trusted: settings.trusted_proxies.iter().map(ToString::to_string).collect(),
+            hops: (1..=HOPS).collect(),
             forged: super::FORGED_HEADERS,
             stats: plan.stats.is_some(),
             unknown_host: settings.unknown_host.status(),

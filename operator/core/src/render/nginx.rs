@@ -2,6 +2,7 @@
 
 mod base;
 mod host;
+mod policy;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,6 +20,8 @@ pub(super) const TEMPLATES: &[(&str, &str)] = &[
     ("nginx/main.j2", include_str!("../../../../templates/nginx/main.j2")),
     ("nginx/http.j2", include_str!("../../../../templates/nginx/http.j2")),
     ("nginx/identity.j2", include_str!("../../../../templates/nginx/identity.j2")),
+    ("nginx/headers.j2", include_str!("../../../../templates/nginx/headers.j2")),
+    ("nginx/gate.j2", include_str!("../../../../templates/nginx/gate.j2")),
     ("nginx/backend.j2", include_str!("../../../../templates/nginx/backend.j2")),
     ("nginx/host.j2", include_str!("../../../../templates/nginx/host.j2")),
     ("nginx/end.j2", include_str!("../../../../templates/nginx/end.j2")),
@@ -39,6 +42,20 @@ pub(super) fn render(
         base("http", templates.fill("nginx/http.j2", Http::of(plan, abilities, &listens))?),
         base("identity", templates.fill("nginx/identity.j2", Identity::of(plan, &listens))?),
     ];
+    let added_to = policy::added_to(plan);
+    if !added_to.is_empty() {
+        fragments
+            .push(base("headers", templates.fill("nginx/headers.j2", policy::Names { names: added_to })?));
+    }
+    for (name, (gate, intents)) in policy::gates(plan) {
+        fragments.push(Fragment {
+            file: FILE.to_owned(),
+            name,
+            text: templates.fill("nginx/gate.j2", gate)?,
+            intents: intents.into_iter().collect(),
+            ..Fragment::default()
+        });
+    }
     for backend in &plan.backends {
         if let Some(view) = Upstream::of(backend) {
             fragments.push(Fragment {

@@ -32,11 +32,8 @@ fn all_compiled(specs: &[(&str, &RouteSpec)]) -> Compiled {
         specs.iter().map(|(id, spec)| (id.parse().unwrap(), RouteSpec::clone(spec).into())).collect();
     observed.declared = Declared { routes, ..Declared::default() }.into();
     let haproxy = interlock_crds::ServiceClusterSpec::implicit(interlock_crds::ProxyKind::Haproxy);
-    let config = Config {
-        clusters: BTreeMap::from([("haproxy".parse().unwrap(), haproxy)]),
-        embedded: None,
-        read_only: false,
-    };
+    let config =
+        Config { clusters: BTreeMap::from([("haproxy".parse().unwrap(), haproxy)]), ..Config::default() };
     compile(&observed, &config)
 }
 
@@ -93,7 +90,10 @@ fn what_is_wrong_is_said_where_it_belongs() {
     let mut guarded = spec("web");
     guarded.compression = true;
     assert_eq!(said(&guarded, "Programmed", None)[0], "Accepted=True Accepted", "served without it");
-    guarded.allow = vec!["10.0.0.0/8".parse().unwrap()];
+    guarded.forward_auth = Some(interlock_crds::ForwardAuth {
+        address: "http://192.0.2.9/".to_owned(),
+        response_headers: Vec::new(),
+    });
     let closed = said(&guarded, "Programmed", Some(&compiled(&guarded)));
     assert_eq!(closed[0], "Accepted=False NotSupported");
     assert_eq!(closed[3], "Programmed=False NotAccepted");
@@ -110,15 +110,42 @@ fn a_cluster_is_as_its_worst_proxy() {
     let runs = compiled(&spec("web"));
     let said = |state| {
         let proxies = proxies(&runs, state, None);
-        let standing = World::new(&runs, &proxies).cluster(&"haproxy".parse().unwrap());
+        let standing = World::new(&runs, &proxies).cluster(&"haproxy".parse().unwrap(), Place::Own);
         let said = standing.conditions.iter().map(|one| format!("{}={:?}", one.kind, one.status));
         said.collect::<Vec<_>>().join(" ")
     };
     assert_eq!(said("Programmed"), "Accepted=True Checked=True Programmed=True");
     assert_eq!(said("Refused"), "Accepted=True Checked=False Programmed=False");
     let none = BTreeMap::new();
-    let nobody = World::new(&runs, &none).cluster(&"haproxy".parse().unwrap());
+    let nobody = World::new(&runs, &none).cluster(&"haproxy".parse().unwrap(), Place::Own);
     assert_eq!(nobody.conditions[2].reason, "NoProxy");
+}
+
+/// Of two clusters of one name the configuration's counts, and the document is told so.
+#[test]
+fn a_document_that_does_not_count_is_not_accepted() {
+    let name: ClusterName = "haproxy".parse().unwrap();
+    let spec = interlock_crds::ServiceClusterSpec::implicit(interlock_crds::ProxyKind::Haproxy);
+    let clusters = BTreeMap::from([(name.clone(), spec.clone())]);
+    let declared =
+        Declared { clusters: BTreeMap::from([(name.clone(), spec.into())]), ..Declared::default() };
+    let observed = Observed { declared: declared.into(), ..Observed::default() };
+    let said = |config: Config, place| {
+        let compiled = compile(&observed, &config);
+        let standing = World::new(&compiled, &BTreeMap::new()).cluster(&name, place);
+        standing
+            .conditions
+            .into_iter()
+            .map(|one| format!("{}={:?} {}", one.kind, one.status, one.reason))
+            .collect()
+    };
+    let written = Config { clusters: clusters.clone(), ..Config::default() };
+    let overridden: Vec<String> = said(written.clone(), Place::Document);
+    assert_eq!(overridden, ["Accepted=False Overridden", "Programmed=False NotAccepted"]);
+    assert_eq!(said(written, Place::Own)[0], "Accepted=True Accepted");
+    let implicit = Config { implicit: [name.clone()].into(), clusters, ..Config::default() };
+    assert_eq!(said(implicit.clone(), Place::Document)[0], "Accepted=True Accepted");
+    assert_eq!(said(implicit, Place::Taken)[0], "Accepted=False Overridden");
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod body;
 mod feed;
 pub mod openapi;
 pub mod problem;
+pub mod rollout;
 
 use std::sync::Arc;
 
@@ -48,6 +49,12 @@ pub(super) fn routes(rest: Rest) -> Router {
         .route("/backup", get(backup))
         .route("/restore", post(restore))
         .route("/{plural}", get(list_all).post(create_shared))
+        .route("/{plural}/{name}/history", get(rollout::history_shared))
+        .route("/{plural}/{name}/undo", post(rollout::undo_shared))
+        .route("/{plural}/{name}/release", post(rollout::release_shared))
+        .route("/namespaces/{namespace}/{plural}/{name}/history", get(rollout::history))
+        .route("/namespaces/{namespace}/{plural}/{name}/undo", post(rollout::undo))
+        .route("/namespaces/{namespace}/{plural}/{name}/release", post(rollout::release))
         .route("/{plural}/{name}", get(read_shared).put(replace_shared).delete(delete_shared))
         .route("/namespaces/{namespace}/{plural}", get(list).post(create))
         .route("/namespaces/{namespace}/{plural}/{name}", get(read).put(replace).delete(delete));
@@ -73,6 +80,7 @@ struct Asking {
     owner: Option<String>,
     prune: Option<String>,
     replace: Option<String>,
+    generation: Option<String>,
 }
 
 impl Asking {
@@ -187,7 +195,7 @@ async fn read_shared(State(rest): State<Rest>, Path((plural, name)): Path<(Strin
 
 fn found(rest: &Rest, key: &Key) -> Answer {
     let Some(seen) = rest.objects.get(key) else {
-        return Err(Problem::new(StatusCode::NOT_FOUND, "NotFound", format!("there is no `{key}`")));
+        return Err(Problem::not_found(key, format!("there is no `{key}`")));
     };
     Ok(Json(written(&seen)).into_response())
 }
@@ -394,7 +402,8 @@ async fn one(rest: &Rest, body: Body) -> Result<Put, Problem> {
 async fn documents(rest: &Rest, body: Body) -> Result<(Vec<Put>, Vec<Finding>), Problem> {
     let text = body::text(body).await?;
     let config = Arc::clone(&rest.config);
-    tokio::task::spawn_blocking(move || body::read(&text, &config)).await.map_err(|_| ended())?
+    let clusters = rest.objects.declared().borrow().clusters.clone();
+    tokio::task::spawn_blocking(move || body::read(&text, &config, clusters)).await.map_err(|_| ended())?
 }
 
 /// Writes, which waits for the disk and so is done beside the runtime.

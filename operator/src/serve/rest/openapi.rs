@@ -123,6 +123,19 @@ fn add_paths(kind: Kind, paths: &mut Map<String, Value>) {
         ),
     });
     paths.insert(format!("{base}/{{name}}"), object);
+    let history =
+        operation(&format!("What a {name} has said so far, and what proxies ran of it"), &one, None, None);
+    paths.insert(format!("{base}/{{name}}/history"), json!({"get": history}));
+    let to = query("generation", "which one; without it the one before the present");
+    let undo = operation(
+        &format!("A generation of a {name} is back, and held until it is applied or released"),
+        &[writes.as_slice(), &[to]].concat(),
+        None,
+        None,
+    );
+    paths.insert(format!("{base}/{{name}}/undo"), json!({"post": undo}));
+    let release = operation(&format!("A {name} is not held any more"), &one, None, None);
+    paths.insert(format!("{base}/{{name}}/release"), json!({"post": release}));
 }
 
 fn apply() -> Value {

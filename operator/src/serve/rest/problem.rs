@@ -145,6 +145,11 @@ impl Problem {
             .fix("`/openapi/v3` says what there is")
     }
 
+    /// There is nothing of this name.
+    pub fn not_found(key: &Key, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "NotFound", message).about(key)
+    }
+
     fn about(mut self, key: &Key) -> Self {
         self.details.kind = Some(key.kind.as_str().to_owned());
         self.details.name = Some(key.id.name().to_owned());
@@ -157,6 +162,9 @@ impl From<Refusal> for Problem {
         let message = format!("{}; nothing was changed", chain(&refusal));
         match &refusal {
             Refusal::NotFound(key) => Self::new(StatusCode::NOT_FOUND, "NotFound", message).about(key),
+            Refusal::Forgotten { key, .. } => Self::new(StatusCode::NOT_FOUND, "NotFound", message)
+                .about(key)
+                .fix("`interlock rollout history` names the generations that are"),
             Refusal::Exists(key) => Self::new(StatusCode::CONFLICT, "AlreadyExists", message).about(key),
             Refusal::Conflict { key, .. } => Self::new(StatusCode::CONFLICT, "Conflict", message)
                 .about(key)

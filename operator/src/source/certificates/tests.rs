@@ -83,7 +83,7 @@ async fn a_rotation_shows_the_new_and_still_reads_the_old() {
     let dir = tempfile::tempdir().unwrap();
     let (first, first_key) = issue(&["a.example.com"]);
     fs::write(dir.path().join("a.pem"), format!("{first}{first_key}")).unwrap();
-    let (mut seen, reader) = spawn(folders(dir.path()));
+    let (mut seen, reader) = spawn(watch::channel(folders(dir.path())).1);
     let cluster: ClusterName = "web".parse().unwrap();
     let before = view(&seen.borrow_and_update()[&cluster], "a.pem").digest.clone();
     assert!(reader.get(&before).is_some());
@@ -106,7 +106,7 @@ async fn a_half_replaced_pair_is_never_shown() {
     let (cert, key) = issue(&["a.example.com"]);
     fs::write(dir.path().join("a.crt"), &cert).unwrap();
     fs::write(dir.path().join("a.key"), &key).unwrap();
-    let (mut seen, _reader) = spawn(folders(dir.path()));
+    let (mut seen, _reader) = spawn(watch::channel(folders(dir.path())).1);
     let cluster: ClusterName = "web".parse().unwrap();
     let before = view(&seen.borrow_and_update()[&cluster], "a.crt").digest.clone();
 

@@ -94,3 +94,38 @@ async fn documents_are_followed() {
     let wait = seen.wait_for(|found| found.is_empty());
     tokio::time::timeout(Duration::from_secs(30), wait).await.unwrap().unwrap();
 }
+
+/// A cluster that turns bad stays as it was; one that goes is gone, and what was applied goes before it.
+#[test]
+fn clusters_are_documents_like_any_other() {
+    let cluster = |spec: &str| {
+        format!(
+            "apiVersion: interlock.dev/v1alpha1\nkind: ServiceCluster\nmetadata: {{name: edge}}\nspec: {spec}\n"
+        )
+    };
+    let ports = |declared: &Declared| -> Vec<u16> {
+        declared.clusters.values().map(|spec| spec.listeners.http).collect()
+    };
+    let mut keeper = Keeper::default();
+    let good = take(&mut keeper, &[("x.yaml", &cluster("{proxy: haproxy, listeners: {http: 81}}"))]);
+    assert_eq!((ports(&good), good.faults.len()), (vec![81], 0));
+    let bad = take(&mut keeper, &[("x.yaml", &cluster("{proxy: haproxy, listeners: {http: 0}}"))]);
+    assert_eq!(ports(&bad), [81]);
+    assert!(bad.faults[0].message.contains("`spec.listeners.http`: `0` is not a port"), "{:?}", bad.faults);
+    assert!(
+        bad.faults[0].message.ends_with("as it was before stays: ServiceCluster edge"),
+        "{:?}",
+        bad.faults
+    );
+    let applied = Declared {
+        clusters: take(
+            &mut Keeper::default(),
+            &[("y.yaml", &cluster("{proxy: haproxy, listeners: {http: 82}}"))],
+        )
+        .clusters,
+        ..Declared::default()
+    };
+    let both = both(&good.into(), &applied.into());
+    assert_eq!((ports(&both), both.faults[0].reason), (vec![82], Reason::DuplicateDocument));
+    assert!(ports(&take(&mut keeper, &[("x.yaml", "")])).is_empty());
+}

@@ -10,6 +10,7 @@ fn put(name: &str, host: &str) -> Put {
         metadata: Metadata { name: name.to_owned(), ..Metadata::default() },
         spec: Spec::Route(spec.into()),
         new: false,
+        held: None,
     }
 }
 

@@ -1,26 +1,48 @@
 //! The filters of a rule: what is done to a request and its answer.
 
-use interlock_crds::{FilterType, PathModifierType, RouteFilter, RouteRule};
+use interlock_crds::{FilterType, HeaderModifier, PathModifierType, ProxyKind, RouteFilter, RouteRule};
 
 use super::Reader;
 use crate::declared::fields::{self, Cost};
 use crate::finding::{Reason, Verdict, shown};
 use crate::intent::said::Fault;
+use crate::intent::value;
+use crate::model::{Hostname, NameError, PathPrefix};
+use crate::policy::{HeaderChanges, HeaderError, HeaderName, Policy};
 
 /// What the filters of a rule come to.
 pub(super) struct Filters {
     pub(super) rewrite: bool,
     pub(super) https_only: bool,
     pub(super) closed: bool,
+    pub(super) policy: Changes,
+}
+
+/// What the filters of a rule change in a request or its answer.
+#[derive(Clone, Default)]
+pub(super) struct Changes {
+    host: Option<Hostname>,
+    path: Option<PathPrefix>,
+    request: HeaderChanges,
+    response: HeaderChanges,
+}
+
+impl Changes {
+    pub(super) fn over(self, policy: &mut Policy) {
+        let Self { host, path, request, response } = self;
+        *policy = Policy { host, path, request, response, ..policy.clone() };
+    }
 }
 
 impl Reader<'_> {
     pub(super) fn filters(&mut self, field: &str, rule: &RouteRule) -> Filters {
-        let mut all = Filters { rewrite: false, https_only: false, closed: false };
+        let mut all =
+            Filters { rewrite: false, https_only: false, closed: false, policy: Changes::default() };
         for (at, filter) in rule.filters.iter().enumerate() {
             let field = format!("{field}.filters[{at}]");
             let cost = self.refuse(&field, &fields::of_filter(filter));
             all.closed |= cost == Some(Cost::Closed) || !self.whole(&field, filter);
+            all.closed |= !self.changes(&field, filter, &mut all.policy);
             if let (FilterType::UrlRewrite, Some(rewrite)) = (filter.kind, &filter.url_rewrite)
                 && let Some(path) = rewrite.path.as_ref()
                 && path.kind == PathModifierType::ReplacePrefixMatch
@@ -50,6 +72,88 @@ impl Reader<'_> {
             }
         }
         all
+    }
+
+    /// Takes down what a filter changes, and whether all of it can be done that the backend relies on.
+    fn changes(&mut self, field: &str, filter: &RouteFilter, all: &mut Changes) -> bool {
+        let mut whole = true;
+        match filter.kind {
+            FilterType::UrlRewrite => {
+                let rewrite = filter.url_rewrite.as_ref();
+                if let Some(text) = rewrite.and_then(|rewrite| rewrite.hostname.as_ref()) {
+                    let read = text.parse().map_err(|error: NameError| Fault::value(error.to_string()));
+                    all.host = self.relied_on(&format!("{field}.urlRewrite.hostname"), read);
+                    whole &= all.host.is_some();
+                }
+                let path = rewrite.and_then(|rewrite| rewrite.path.as_ref());
+                if let Some(path) = path.filter(|path| path.kind == PathModifierType::ReplaceFullPath) {
+                    let read = value::path(path.replace_full_path.as_deref().unwrap_or("/"));
+                    all.path = self.relied_on(&format!("{field}.urlRewrite.path.replaceFullPath"), read);
+                    whole &= all.path.is_some();
+                }
+            }
+            FilterType::RequestHeaderModifier => {
+                let (changes, good) =
+                    self.headers(field, "requestHeaderModifier", filter.request_header_modifier.as_ref());
+                (all.request, whole) = (changes, good);
+            }
+            FilterType::ResponseHeaderModifier => {
+                let (changes, good) =
+                    self.headers(field, "responseHeaderModifier", filter.response_header_modifier.as_ref());
+                (all.response, whole) = (changes, good);
+            }
+            FilterType::RequestRedirect => {}
+        }
+        whole
+    }
+
+    fn relied_on<T>(&mut self, field: &str, read: Result<T, Fault>) -> Option<T> {
+        read.map_err(|fault| self.bad(field, fault.verdict(Verdict::Refused))).ok()
+    }
+
+    /// The changes of a modifier, and whether they are all that was asked for.
+    fn headers(&mut self, field: &str, name: &str, asked: Option<&HeaderModifier>) -> (HeaderChanges, bool) {
+        let mut changes = HeaderChanges::default();
+        let Some(asked) = asked else { return (changes, true) };
+        let mut told = Vec::new();
+        let mut fault =
+            |at: String, error: &HeaderError| told.push((format!("{field}.{name}.{at}"), error.to_string()));
+        for (what, from, to) in [("set", &asked.set, &mut changes.set), ("add", &asked.add, &mut changes.add)]
+        {
+            for (at, one) in from.iter().enumerate() {
+                match (one.name.parse(), one.value.parse()) {
+                    (Ok(name), Ok(value)) => to.push((name, value)),
+                    (Err(error), _) => fault(format!("{what}[{at}].name"), &error),
+                    (_, Err(error)) => fault(format!("{what}[{at}].value"), &error),
+                }
+            }
+        }
+        for (at, text) in asked.remove.iter().enumerate() {
+            match text.parse() {
+                Ok(name) => changes.remove.push(name),
+                Err(error) => fault(format!("remove[{at}]"), &error),
+            }
+        }
+        let names: Vec<&HeaderName> = changes.names().collect();
+        let twice =
+            names.iter().enumerate().find(|(at, name)| names[..*at].iter().any(|it| it.is(name.as_str())));
+        if let Some((_, twice)) = twice {
+            told.push((format!("{field}.{name}"), format!("`{twice}` is there more than once")));
+        }
+        if names.len() > HeaderChanges::MOST {
+            let message = format!("it changes {} headers; {} are the most", names.len(), HeaderChanges::MOST);
+            told.push((format!("{field}.{name}"), message));
+        }
+        // nginx says both by itself, whatever the backend says.
+        let own = |one: &&&HeaderName| one.is("Server") || one.is("Date");
+        if let Some(one) = names.iter().find(own).filter(|_| self.cluster.proxy == ProxyKind::Nginx) {
+            told.push((format!("{field}.{name}"), format!("nginx alone decides `{one}`")));
+        }
+        let good = told.is_empty();
+        for (field, message) in told {
+            self.bad(&field, Fault::value(message).verdict(Verdict::Refused));
+        }
+        (changes, good)
     }
 
     /// Whether a filter has the field that its type asks for.

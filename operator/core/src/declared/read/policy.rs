@@ -8,6 +8,7 @@ use crate::intent::said::Fault;
 use crate::intent::{Check, CheckKind, RouteSettings, check, value};
 use crate::model::PathPrefix;
 use crate::plan::{Balance, HaproxyOption, UpstreamTls};
+use crate::policy::{Access, Networks, Policy};
 
 /// The longest time between two checks.
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
@@ -20,6 +21,7 @@ impl Reader<'_> {
             balance: self.balance(),
             options: self.options(),
             slow_start: self.slow_start(),
+            policy: Policy { access: self.access(), body_size: self.body_size(), ..Policy::default() },
             upstream_tls: spec.backend_tls.as_ref().map(|tls| UpstreamTls { verify: tls.verify }),
             ..RouteSettings::default()
         };
@@ -41,6 +43,32 @@ impl Reader<'_> {
             self.bad("spec.tls.key", Fault::value("it does nothing without `spec.tls.certificate`"));
         }
         settings
+    }
+
+    /// Who is let in: nobody, where that cannot be read.
+    fn access(&mut self) -> Access {
+        let spec = self.spec;
+        for (field, list) in [("spec.allow", &spec.allow), ("spec.deny", &spec.deny)] {
+            if list.len() > Networks::MOST {
+                let message = format!("{} networks are the most; nobody is let in", Networks::MOST);
+                self.bad(field, Fault::value(message).verdict(Verdict::Refused));
+                return Access::nobody();
+            }
+        }
+        let allow = Some(&spec.allow).filter(|allow| !allow.is_empty());
+        Access { allow: allow.cloned().map(Networks::from), deny: spec.deny.clone().into() }
+    }
+
+    fn body_size(&mut self) -> Option<u64> {
+        let asked = self.spec.limits.as_ref()?.body_size?;
+        let size = asked.clamp(*Policy::BODY.start(), *Policy::BODY.end());
+        if size != asked {
+            self.bad(
+                "spec.limits.bodySize",
+                Fault::value(format!("it is not from 1 to 1 TiB; {size} is taken")),
+            );
+        }
+        Some(size)
     }
 
     fn websocket(&mut self) -> Vec<PathPrefix> {

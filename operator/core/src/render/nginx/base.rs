@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::bundle::{DIGEST, SECRETS};
 use crate::model::{Digest, HostPattern, IDENTITY_HOST, Shared};
 use crate::plan::{Abilities, Ability, Plan, Route};
+use crate::policy::halves;
 
 /// Client connections of one worker where the cluster sets none; each proxied one takes two descriptors.
 const MAX_CONNECTIONS: u32 = 4096;
@@ -99,6 +100,7 @@ pub(super) struct Http<'a> {
     keep_alive_min: Option<u64>,
     connect: u64,
     redispatch: u64,
+    headers: Vec<(&'static str, String)>,
     forwarded: Vec<Header>,
     texts: Vec<Text>,
     utf8: &'static str,
@@ -110,6 +112,30 @@ pub(super) struct Http<'a> {
     default_certificate: Option<String>,
     listens: &'a [String],
     unknown_host: u16,
+}
+
+/// What endpoints are told in every request. A place that says anything of its own says all of it.
+const SENT: &[(&str, &str)] = &[
+    ("Host", "$interlock_host_header"),
+    ("Connection", "$interlock_connection"),
+    ("Upgrade", "$interlock_upgrade"),
+    ("Proxy", "\"\""),
+    ("X-Real-IP", "$interlock_real_ip"),
+    ("X-Request-Id", "$interlock_id"),
+    ("X-Forwarded-For", "$interlock_for"),
+    ("X-Forwarded-Proto", "$interlock_proto"),
+    ("X-Forwarded-Host", "$interlock_host"),
+    ("X-Forwarded-Port", "$interlock_port"),
+];
+
+/// Every header that nginx sends, and its value as it stands in the file.
+pub(super) fn sent() -> Vec<(&'static str, String)> {
+    let own = SENT.iter().map(|&(name, value)| (name, value.to_owned()));
+    own.chain(forged().map(|header| (header.name, format!("$interlock_{}", header.variable)))).collect()
+}
+
+fn forged() -> impl Iterator<Item = Header> {
+    crate::render::FORGED_HEADERS.iter().map(|name| Header { name, variable: super::policy::variable(name) })
 }
 
 /// A header and the part of a variable's name that it makes.
@@ -152,10 +178,8 @@ impl<'a> Http<'a> {
             connect: timeouts.connect.as_millis(),
             // One connect that timed out may be followed by another endpoint's, no more.
             redispatch: timeouts.connect.as_millis().saturating_add(1000),
-            forwarded: crate::render::FORGED_HEADERS
-                .iter()
-                .map(|name| Header { name, variable: name.to_ascii_lowercase().replace('-', "_") })
-                .collect(),
+            headers: sent(),
+            forwarded: forged().collect(),
             utf8: UTF8,
             texts: TEXTS.iter().map(|&(name, of, longest)| Text { name, of, longest }).collect(),
             times: TIMES.iter().map(|&(name, of)| Time { name, of }).collect(),
@@ -185,16 +209,10 @@ fn names_hash(routes: &[Shared<Route>]) -> (usize, usize) {
 
 /// Networks for a `geo` block: host bits cleared, each once, and "everything" in two halves, because
 /// `geo` warns of a network that equals its default.
-fn networks(given: &[IpNet], fixed: &[&str]) -> Vec<String> {
+pub(super) fn networks(given: &[IpNet], fixed: &[&str]) -> Vec<String> {
     let mut all = BTreeSet::new();
     for net in given {
-        let net = net.trunc();
-        match net.subnets(1) {
-            Ok(halves) if net.prefix_len() == 0 => all.extend(halves.map(|half| half.to_string())),
-            _ => {
-                all.insert(net.to_string());
-            }
-        }
+        all.extend(halves(net.trunc()).iter().map(ToString::to_string));
     }
     all.extend(fixed.iter().map(|&net| net.to_owned()));
     all.into_iter().collect()

@@ -6,6 +6,7 @@ use interlock_crds::ServiceClusterSpec;
 use serde::Serialize;
 
 use super::base::{Listens, pem};
+use super::policy::{self, Own};
 use crate::model::{Digest, HostPattern, PathPrefix};
 use crate::plan::{Backend, BackendId, Balance, Plan, Route};
 
@@ -77,7 +78,11 @@ pub(super) struct Server<'a> {
 /// A named location with the long time-outs.
 #[derive(Serialize)]
 struct LongWay {
+    name: String,
     verify: bool,
+    own: Option<Own>,
+    /// Scheme and upstream, where it is one place's alone.
+    to: Option<String>,
 }
 
 /// What happens below one path.
@@ -93,6 +98,14 @@ struct Place {
     bare_redirect: bool,
     /// The prefix to strip, as a regular expression.
     strip: Option<String>,
+    /// The path in place of the client's.
+    full: Option<String>,
+    /// What nginx does not inherit beside it.
+    own: Option<Own>,
+    /// What follows the name of the location with the long time-outs.
+    way: String,
+    /// The variable that says whether a client is let in; none: everybody is.
+    gate: Option<String>,
     /// None: there is no endpoint.
     upstream: Option<String>,
     scheme: &'static str,
@@ -112,15 +125,23 @@ impl<'a> Server<'a> {
         let settings = &plan.settings;
         let places: Vec<Place> = paths(routes)
             .into_iter()
-            .map(|(path, (route, long))| Place::of(path, route, backends.get(&route.backend).copied(), long))
+            .enumerate()
+            .map(|(at, (path, (route, long)))| {
+                Place::of(at, path, route, backends.get(&route.backend).copied(), long)
+            })
             .collect();
-        let ways: BTreeSet<bool> =
-            places.iter().filter(|it| it.upstream.is_some() && !it.long).map(|it| it.verify).collect();
-        let upstreams: BTreeSet<String> = places
-            .iter()
-            .filter(|place| !place.long)
-            .filter_map(|place| Some(format!("{}://{}", place.scheme, place.upstream.as_ref()?)))
-            .collect();
+        let mut ways: BTreeMap<String, LongWay> = BTreeMap::new();
+        for place in places.iter().filter(|it| it.upstream.is_some() && !it.long) {
+            let way = || LongWay {
+                name: place.way.clone(),
+                verify: place.verify,
+                own: place.own.clone(),
+                to: place.to().filter(|_| place.own.is_some()),
+            };
+            ways.entry(place.way.clone()).or_insert_with(way);
+        }
+        let upstreams: BTreeSet<String> =
+            places.iter().filter(|place| !place.long).filter_map(Place::to).collect();
         Self {
             listens: &listens.all,
             name: host.to_string(),
@@ -129,7 +150,7 @@ impl<'a> Server<'a> {
             root: places.iter().any(|place| place.root),
             proxied: places.iter().any(|place| place.upstream.is_some()),
             only_upstream: upstreams.first().filter(|_| upstreams.len() == 1).cloned(),
-            long: ways.into_iter().map(|verify| LongWay { verify }).collect(),
+            long: ways.into_values().collect(),
             places,
             tunnel: settings.timeouts.tunnel.as_millis(),
             redirect_status: settings.redirect_status.status(),
@@ -140,22 +161,38 @@ impl<'a> Server<'a> {
 }
 
 impl Place {
-    fn of(path: &PathPrefix, route: &Route, backend: Option<&Backend>, long: bool) -> Self {
+    fn of(at: usize, path: &PathPrefix, route: &Route, backend: Option<&Backend>, long: bool) -> Self {
         let strips = route.rewrite && !route.path.is_root();
         let upstream = backend.and_then(Upstream::of).map(|upstream| upstream.name);
         let tls = backend.and_then(|backend| backend.tls);
+        let own = backend.and_then(|backend| Own::of(&backend.policy));
+        let verify = upstream.is_some() && tls.is_some_and(|tls| tls.verify);
+        let full = backend.and_then(|backend| backend.policy.path.as_ref());
         Self {
+            way: match (&own, verify) {
+                (Some(_), _) => format!("_{at}"),
+                (None, true) => "_verified".to_owned(),
+                (None, false) => String::new(),
+            },
+            own,
+            full: full.map(|path| path.as_str().to_owned()),
             path: path.as_str().to_owned(),
             route: route.label(),
             root: path.is_root(),
             https_only: route.https_only,
             bare_redirect: strips && *path == route.path,
             strip: strips.then(|| route.path.as_str().replace('.', "[.]").replace('+', "[+]")),
-            verify: upstream.is_some() && tls.is_some_and(|tls| tls.verify),
+            gate: backend.and_then(|backend| policy::gate(&backend.policy.access)),
+            verify,
             upstream,
             scheme: if tls.is_some() { "https" } else { "http" },
             long,
         }
+    }
+
+    /// Scheme and upstream.
+    fn to(&self) -> Option<String> {
+        Some(format!("{}://{}", self.scheme, self.upstream.as_ref()?))
     }
 }
 

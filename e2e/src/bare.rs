@@ -20,9 +20,9 @@ use interlock_crds::ProxyKind;
 use tempfile::TempDir;
 
 /// A proxy may take this long to accept its first connection.
-const START: Duration = Duration::from_secs(10);
+const START: Duration = Duration::from_secs(30);
 /// And an answer this long.
-const ANSWER: Duration = Duration::from_secs(10);
+const ANSWER: Duration = Duration::from_secs(30);
 
 /// Contents of secrets by digest.
 pub type Secrets = BTreeMap<Digest, String>;

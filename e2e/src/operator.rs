@@ -80,7 +80,7 @@ impl Operator {
 
     /// Waits until the operator calls itself ready: after its first sync.
     pub async fn ready(&self) -> Result {
-        eventually(Duration::from_secs(20), "the operator is ready", async || {
+        eventually(Duration::from_mins(1), "the operator is ready", async || {
             ensure!(self.container.running().await?, "it has ended: {}", self.container.logs().await?);
             http::get(self.metrics_at().await?, "localhost", "/readyz").await?.expect(200)?;
             Ok(())

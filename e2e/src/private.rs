@@ -94,7 +94,7 @@ impl PrivateEngine {
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         self.daemon = Some(command.spawn()?);
         let socket = self.socket();
-        let up = eventually(Duration::from_secs(30), "the private engine answers", async || {
+        let up = eventually(Duration::from_mins(1), "the private engine answers", async || {
             bollard::Docker::connect_with_unix(&socket, 5, bollard::API_DEFAULT_VERSION)?.ping().await?;
             Ok(())
         });
@@ -119,7 +119,7 @@ impl PrivateEngine {
         let Some(mut daemon) = self.daemon.take() else { return Ok(()) };
         // `nsenter` has become dockerd: it executes, it does not fork.
         kill_process(Pid::from_child(&daemon), signal)?;
-        eventually(Duration::from_secs(30), "the end of the private engine", async || {
+        eventually(Duration::from_mins(1), "the end of the private engine", async || {
             ensure!(daemon.try_wait()?.is_some(), "it runs");
             Ok(())
         })

@@ -9,7 +9,7 @@ use crate::world::Kind;
 use crate::{Answer, Call, Container, Network, Operator, Result, World, ensure_eq, eventually, operator};
 
 /// A change must have reached every proxy by then.
-pub const SOON: Duration = Duration::from_secs(25);
+pub const SOON: Duration = Duration::from_mins(1);
 
 /// One try's share of it: an endpoint that hangs must not use all of it up.
 const TRY: Duration = Duration::from_secs(2);
@@ -60,7 +60,7 @@ pub struct Stage<'w> {
 /// Waits until a proxy runs what Interlock gave it, and returns its HTTP port. Only then does it keep its address: a
 /// stock HAProxy ends for want of a configuration and is started again by the operator.
 pub async fn serving(proxy: &Container, network: &str) -> Result<SocketAddr> {
-    eventually(Duration::from_secs(30), &format!("{} serves", proxy.name), async || {
+    eventually(SOON, &format!("{} serves", proxy.name), async || {
         let at = proxy.at(network, 80).await?;
         let answer = Call::get(at, "nobody-asked-for-this.test", "/").within(TRY).send().await?;
         ensure_eq!(answer.status, 404, "the answer for an unknown host");

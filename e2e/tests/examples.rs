@@ -18,7 +18,7 @@ async fn works(way: &'static str, images: &[&str], ports: &'static [u16]) -> Res
     compose(&socket, &file, &["up", "-d"])?;
     let asked = engine.inside(move || async move {
         for port in ports {
-            eventually(Duration::from_secs(30), &format!("{way}: the shop at port {port}"), async || {
+            eventually(Duration::from_mins(1), &format!("{way}: the shop at port {port}"), async || {
                 let answer = http::get(([127, 0, 0, 1], *port).into(), "shop.example.test", "/").await?;
                 ensure_eq!(answer.expect(200)?.app()?, "shop", "the app");
                 Ok(())

@@ -11,7 +11,7 @@ async fn the_app_says_who_it_is() -> Result {
         let network = world.network("net").await?;
         let app = world.app("one", &network).hostname("one.example.com").start().await?;
         let address = app.at(&network, 8080).await?;
-        let answer = eventually(Duration::from_secs(10), "the app answers", async || {
+        let answer = eventually(Duration::from_secs(30), "the app answers", async || {
             http::get(address, "shop.test", "/x/whoami?a=b").await
         })
         .await?;
@@ -24,7 +24,7 @@ async fn the_app_says_who_it_is() -> Result {
         let count = Call::post(address, "shop.test", "/count?id=7", "body");
         ensure_eq!(count.clone().send().await?.json()?["times"], 1, "first");
         ensure_eq!(count.send().await?.json()?["times"], 2, "second");
-        eventually(Duration::from_secs(10), "both are in the log", async || {
+        eventually(Duration::from_secs(30), "both are in the log", async || {
             ensure_eq!(app.logs().await?.matches("executed 7").count(), 2, "lines");
             Ok(())
         })
@@ -53,7 +53,7 @@ async fn a_load_accounts_for_every_request() -> Result {
         let network = world.network("net").await?;
         let app = world.app("one", &network).env("DIE", "abrupt").start().await?;
         let address = app.at(&network, 8080).await?;
-        eventually(Duration::from_secs(10), "the app answers", async || http::get(address, "a", "/").await)
+        eventually(Duration::from_secs(30), "the app answers", async || http::get(address, "a", "/").await)
             .await?;
 
         let load = Load::closed(address, "a", 4).keep_alive().served_by(&["one"]).start();
@@ -76,7 +76,7 @@ async fn a_load_accounts_for_every_request() -> Result {
 
         app.start().await?;
         let address = app.at(&network, 8080).await?;
-        eventually(Duration::from_secs(10), "the app answers", async || http::get(address, "a", "/").await)
+        eventually(Duration::from_secs(30), "the app answers", async || http::get(address, "a", "/").await)
             .await?;
         Call::post(address, "a", "/count?id=twice", "").send().await?;
         Call::post(address, "a", "/count?id=twice", "").send().await?;
@@ -120,7 +120,7 @@ async fn a_private_engine_can_be_killed_and_started_again() -> Result {
     let app = world.app("one", &network).start().await?;
     let address = app.at(&network, 8080).await?;
     let ask = move || async move {
-        eventually(Duration::from_secs(10), "the app answers", async || http::get(address, "a", "/").await)
+        eventually(Duration::from_secs(30), "the app answers", async || http::get(address, "a", "/").await)
             .await
     };
     engine.inside(ask)?.expect(200)?;

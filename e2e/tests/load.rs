@@ -119,7 +119,7 @@ impl Probe {
         self.0.kill("TERM").await?;
         self.0.ended(Duration::from_mins(1)).await?;
         let code = self.0.inspect().await?.state.and_then(|state| state.exit_code).ok_or("no exit code")?;
-        let report = eventually(Duration::from_secs(10), "the report is in the log", async || {
+        let report = eventually(Duration::from_secs(30), "the report is in the log", async || {
             Ok(serde_json::from_str(&self.0.logs().await?)?)
         })
         .await?;

@@ -1,13 +1,17 @@
 //! Canaries: a key and a password that are unique are searched for in everything that Interlock writes.
 
+use std::time::Duration;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use interlock_e2e::stage::{SOON, serving};
+use interlock_e2e::stage::serving;
 use interlock_e2e::tls::{authority, issue};
 use interlock_e2e::world::Kind;
 use interlock_e2e::{Call, Container, Operator, Result, World, ensure, ensure_eq, eventually};
 use serde_json::json;
 
+/// An operator that writes down every frame is slow, and slower yet beside other tests.
+const LATE: Duration = Duration::from_secs(90);
 /// The only folder of a proxy's container where secrets belong.
 const SECRETS: &str = "run/interlock/secrets/";
 /// Where the test itself put them into the operator's container.
@@ -65,7 +69,7 @@ async fn undone(operator: &Operator, document: &serde_json::Value) -> Result {
     operator.container.put("/documents.yaml", other.as_bytes()).await?;
     ensure_eq!(operator.cli(&["apply", "-f", "/documents.yaml"]).await?.code, 0, "the cluster is changed");
     ensure_eq!(operator.cli(&["rollout", "undo", "servicecluster/haproxy"]).await?.code, 0, "and back");
-    eventually(SOON, "what was rendered is kept", async || {
+    eventually(LATE, "what was rendered is kept", async || {
         let said = operator.cli(&HISTORY).await?;
         ensure!(said.out.contains("fragments:"), "{}{}", said.out, said.err);
         Ok(())
@@ -140,7 +144,7 @@ async fn secrets_are_nowhere_but_where_they_belong() -> Result {
         let roots = [authority.der().clone()];
         for (kind, _, http) in &proxies {
             let https = std::net::SocketAddr::new(http.ip(), 443);
-            eventually(SOON, &format!("{}: TLS", kind.as_str()), async || {
+            eventually(LATE, &format!("{}: TLS", kind.as_str()), async || {
                 ensure_eq!(Call::get(https, &host, "/").tls(&roots).send().await?.app()?, "shop", "the app");
                 Ok(())
             })
@@ -156,7 +160,7 @@ async fn secrets_are_nowhere_but_where_they_belong() -> Result {
         let app =
             app.label("interlock.ssl_backend", "true").label("interlock.ssl_backend_tls_verify", "required");
         app.start().await?;
-        eventually(SOON, "the refusal is told", async || {
+        eventually(LATE, "the refusal is told", async || {
             let lint = operator.cli(&["lint", "-o", "json"]).await?;
             ensure!(lint.out.contains("Quarantined"), "{}", lint.out);
             Ok(())
@@ -170,7 +174,7 @@ async fn secrets_are_nowhere_but_where_they_belong() -> Result {
             };
             let edit = format!("echo '# by hand' >>{main}; for f in /{SECRETS}*.pem; do : >$f; done");
             ensure_eq!(proxy.exec(&["sh", "-c", &edit]).await?.code, 0, "editing");
-            eventually(SOON, "it is healed", async || {
+            eventually(LATE, "it is healed", async || {
                 let healed = format!("for f in /{SECRETS}*.pem; do test -s $f || exit 1; done");
                 ensure_eq!(proxy.exec(&["sh", "-c", &healed]).await?.code, 0, "the key is back");
                 Ok(())

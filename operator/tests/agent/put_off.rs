@@ -167,7 +167,7 @@ async fn a_proxy_that_is_stopped_keeps_what_it_boots_into(kind: ProxyKind, at: S
         if step == at && std::fs::exists(config.with_file_name("stop")).unwrap() {
             let gentle = if kind == ProxyKind::Haproxy { Signal::USR1 } else { Signal::QUIT };
             kill(masters(&config)[0], gentle);
-            let deadline = Instant::now() + Duration::from_secs(10);
+            let deadline = Instant::now() + Duration::from_secs(30);
             while kind == ProxyKind::Haproxy && UnixStream::connect(&socket).is_ok() {
                 assert!(Instant::now() < deadline, "it does not stop");
             }

@@ -124,7 +124,7 @@ impl Rig {
             .spawn()
             .unwrap();
         self.child = Some(child);
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(30);
         // A proxy binds one port after the other: the first one accepts a moment before the last.
         while !self.bound().into_iter().all(listens) {
             assert!(Instant::now() < deadline, "the proxy does not start:\n{}", self.log());
@@ -168,7 +168,7 @@ impl Rig {
 
     /// Workers are not this process's children: they are gone when nobody accepts.
     fn nobody_accepts(&self) {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(30);
         while listens(self.port) {
             assert!(Instant::now() < deadline, "the proxy does not end");
             std::thread::sleep(Duration::from_millis(2));

@@ -284,7 +284,7 @@ pub enum PathModifierType {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RequestRedirect {
-    /// `https` sends plain HTTP to HTTPS and lets HTTPS through; none: the client's.
+    /// `http` or `https`; none: the client's. `https` alone sends plain HTTP to HTTPS and lets HTTPS through.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheme: Option<String>,
     /// The host; none: the client's.
@@ -293,7 +293,7 @@ pub struct RequestRedirect {
     /// The path; none: the client's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<PathModifier>,
-    /// The port; none: the scheme's.
+    /// The port; none: where the cluster listens for the scheme.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
     /// The status code: 301, 302, 307 or 308; none: the cluster's `redirectStatus`.

@@ -192,7 +192,7 @@ fn certificates(plan: &mut Plan) -> Secrets {
 }
 
 /// What is wrong with an answer, one line each.
-fn judge(case: &Case, answer: &RawAnswer, https_port: u16) -> Vec<String> {
+fn judge(case: &Case, answer: &RawAnswer, proxy: &Proxy) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut equal = |what: &str, expected: Option<&str>, got: Option<&str>| {
         if expected != got {
@@ -208,7 +208,10 @@ fn judge(case: &Case, answer: &RawAnswer, https_port: u16) -> Vec<String> {
     if case.path.is_some() {
         equal("path", case.path.as_deref(), seen.map(|seen| seen.target.as_str()));
     }
-    let location = case.location.as_ref().map(|text| text.replace("{https}", &https_port.to_string()));
+    let location = case.location.as_ref().map(|text| {
+        let text = text.replace("{https}", &proxy.https.port().to_string());
+        text.replace("{http}", &proxy.http.port().to_string())
+    });
     equal("location", location.as_deref(), answer.header("location"));
     for (name, expected) in &case.saw {
         let got = seen.and_then(|seen| seen.headers.get(name)).map(String::as_str);
@@ -234,7 +237,7 @@ fn run_with(kind: ProxyKind, plan: Plan, cases: impl Iterator<Item = Case>) -> P
     let mut report = String::new();
     for case in cases {
         let answer = setup.ask(&case);
-        for line in judge(&case, &answer, setup.proxy.https.port()) {
+        for line in judge(&case, &answer, &setup.proxy) {
             let _ = writeln!(report, "  {}: {line}", case.name);
         }
     }

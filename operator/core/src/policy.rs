@@ -1,6 +1,7 @@
 //! What a route asks beyond host and path: decided by the proxy before a request reaches any endpoint.
 
 mod headers;
+mod redirect;
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -10,6 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{Hostname, PathPrefix};
 pub use headers::{HeaderChanges, HeaderError, HeaderName, HeaderValue};
+pub(crate) use redirect::own_ports;
+pub use redirect::{NewPath, Redirect, Scheme, Status, StatusError};
 
 /// What a route asks beyond host and path. It belongs to the backend, so that no way to its endpoints leads past it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -21,6 +24,9 @@ pub struct Policy {
     /// The largest request body in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub body_size: Option<u64>,
+    /// Where clients are sent; none: requests go to endpoints.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redirect: Option<Redirect>,
     /// The host that endpoints see; none: the client's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<Hostname>,

@@ -139,7 +139,7 @@ impl<'a> World<'a> {
         let conditions = vec![
             accepted.clone(),
             resolved(told),
-            self.ready(id, &plans, told),
+            self.ready(id, &labels, &plans, told),
             self.programmed(&accepted, &plans, &targets),
         ];
         Standing { conditions, targets }
@@ -181,18 +181,26 @@ impl<'a> World<'a> {
         }
     }
 
-    fn ready(&self, id: &DocumentId, plans: &[&TargetId], told: &[&Finding]) -> Said {
+    fn ready(&self, id: &DocumentId, labels: &[String], plans: &[&TargetId], told: &[&Finding]) -> Said {
         const KIND: &str = "Ready";
+        let sends = |target: &TargetId| {
+            let routes = self
+                .wanted
+                .get(target)
+                .into_iter()
+                .flat_map(|index| labels.iter().filter_map(|it| index.get(it)));
+            routes.filter_map(|(_, backend)| *backend).any(|backend| backend.policy.redirect.is_some())
+        };
         let without: Vec<&str> = plans
             .iter()
-            .filter(|target| !self.ready.contains(&(id, *target)))
+            .filter(|target| !self.ready.contains(&(id, *target)) && !sends(target))
             .map(|target| target.as_str())
             .collect();
         if plans.is_empty() {
             return unknown(KIND, Reason::NoProxy.as_str(), "there is no proxy to serve it");
         }
         if without.is_empty() {
-            return is(KIND, "every proxy has a backend that takes requests");
+            return is(KIND, "every proxy has a backend that takes requests, or sends them elsewhere");
         }
         let why = told.iter().find(|finding| finding.verdict != Verdict::Note);
         let reason = why.map_or("NoEndpoint", |finding| finding.reason.as_str());

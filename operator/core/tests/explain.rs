@@ -140,6 +140,21 @@ fn a_cold_endpoint_is_a_503_that_says_what_is_waited_for() {
 }
 
 #[test]
+fn a_redirect_says_where_to_and_is_no_fault() {
+    let answer = ask("route_document_serves_everything", "moved.example.com", "/old/x");
+    assert_eq!(answer.answer, Answer::Redirected);
+    assert_eq!(answer.targets.values().next().unwrap().status, Some(301));
+    let to = "301 to the same host, /new in place of /old";
+    assert_eq!(answer.summary, format!("moved.example.com/old/x is redirected: {to}"));
+    assert!(answer.findings.is_empty(), "{:?}", answer.findings);
+    let answer = ask("route_document_serves_everything", "moved.example.com", "/");
+    assert!(answer.summary.ends_with("308 to https://new.example.com:8443/new"), "{}", answer.summary);
+    // What would have kept clients out is not passed over.
+    let answer = ask("route_document_asks_for_what_cannot_be_done", "guarded.example.com", "/");
+    assert_eq!(answer.answer, Answer::NoEndpoint);
+}
+
+#[test]
 fn an_alias_is_answered_like_the_name_that_the_findings_carry() {
     let answer = ask("interlock_data_in_the_environment", "old.example.com", "/");
     assert_eq!(reasons(&answer), [Reason::NotWarm]);

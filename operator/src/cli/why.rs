@@ -56,7 +56,8 @@ pub(super) fn run(args: &WhyArgs, environment: &Environment, output: &mut Output
         Some(form) => output.document(form, &report)?,
         None => people(&report, output)?,
     }
-    Ok(if explanation.answer == Answer::Served { OK } else { FOUND })
+    let good = matches!(explanation.answer, Answer::Served | Answer::Redirected);
+    Ok(if good { OK } else { FOUND })
 }
 
 /// Host and path of whatever a person pastes: a URL with its scheme, user, query and fragment.
@@ -101,6 +102,7 @@ fn people(report: &Report<'_>, output: &mut Output) -> Result<(), Failure> {
 const fn word(answer: Answer) -> &'static str {
     match answer {
         Answer::Served => "served",
+        Answer::Redirected => "redirected",
         Answer::NoEndpoint => "no endpoint",
         Answer::PathNotCovered => "path not covered",
         Answer::UnknownHost => "not served",
@@ -111,7 +113,7 @@ const fn word(answer: Answer) -> &'static str {
 
 const fn tone(answer: Answer) -> Tone {
     match answer {
-        Answer::Served => Tone::Good,
+        Answer::Served | Answer::Redirected => Tone::Good,
         Answer::NoEndpoint => Tone::Fair,
         _ => Tone::Bad,
     }

@@ -181,7 +181,7 @@ fn unprotected(one: &Candidate<'_>, winner: &Candidate<'_>, route: &str) -> Find
 }
 
 /// The settings of a host and path, by the name that a label gives them.
-fn fields(intent: &Intent) -> [(&'static str, String); 13] {
+fn fields(intent: &Intent) -> [(&'static str, String); 14] {
     let settings = &intent.settings;
     let or_none = |text: Option<String>| text.map_or_else(|| "none".to_owned(), |text| format!("`{text}`"));
     let flag = |set: bool| if set { "on" } else { "off" }.to_owned();
@@ -210,6 +210,7 @@ fn fields(intent: &Intent) -> [(&'static str, String); 13] {
         ("slow_start", or_none(settings.slow_start.map(|period| period.to_string()))),
         ("ssl_backend", upstream.to_owned()),
         ("allow", networks(access.allow.as_ref())),
+        ("requestRedirect", or_none(settings.policy.redirect.as_ref().map(ToString::to_string))),
         ("limits.bodysize", or_none(settings.policy.body_size.map(|size| size.to_string()))),
         ("deny", networks(Some(&access.deny).filter(|deny| !deny.is_empty()))),
     ]

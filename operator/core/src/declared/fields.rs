@@ -1,8 +1,8 @@
 //! Every field of a `Route` and what proxies make of it: the one table that reading and the docs follow.
 
 use interlock_crds::{
-    BackendKind, BackendProtocol, BackendRef, FilterType, PathMatchType, ProxyKind, RouteFilter, RouteMatch,
-    RouteRule, RouteSpec, StickyType, TlsMode,
+    BackendKind, BackendProtocol, BackendRef, PathMatchType, ProxyKind, RouteMatch, RouteRule, RouteSpec,
+    StickyType, TlsMode,
 };
 
 /// What it costs to ask for what no proxy can do yet.
@@ -67,22 +67,10 @@ pub const FIELDS: &[Field] = &[
     field("rules.filters.urlRewrite.path.replacePrefixMatch", Live),
     field("rules.filters.urlRewrite.path.replaceFullPath", Reload),
     field("rules.filters.requestRedirect.scheme", Live),
-    field(
-        "rules.filters.requestRedirect.hostname",
-        Not(Closed, "plain HTTP can be sent to HTTPS, and nothing else"),
-    ),
-    field(
-        "rules.filters.requestRedirect.path",
-        Not(Closed, "plain HTTP can be sent to HTTPS, and nothing else"),
-    ),
-    field(
-        "rules.filters.requestRedirect.port",
-        Not(Closed, "plain HTTP can be sent to HTTPS, and nothing else"),
-    ),
-    field(
-        "rules.filters.requestRedirect.statusCode",
-        Not(Cost::Field, "the cluster's `redirectStatus` is the same for all routes"),
-    ),
+    field("rules.filters.requestRedirect.hostname", Reload),
+    field("rules.filters.requestRedirect.path", Reload),
+    field("rules.filters.requestRedirect.port", Reload),
+    field("rules.filters.requestRedirect.statusCode", Reload),
     field("rules.filters.requestHeaderModifier", Reload),
     field("rules.filters.responseHeaderModifier", Reload),
     field("rules.backendRefs", Live),
@@ -196,27 +184,6 @@ pub(super) fn of_match(one: &RouteMatch) -> Vec<Asked> {
         (!one.headers.is_empty(), "headers", "rules.matches.headers"),
         (!one.query_params.is_empty(), "queryParams", "rules.matches.queryParams"),
         (one.method.is_some(), "method", "rules.matches.method"),
-    ])
-}
-
-pub(super) fn of_filter(filter: &RouteFilter) -> Vec<Asked> {
-    let redirect = filter.request_redirect.as_ref().filter(|_| filter.kind == FilterType::RequestRedirect);
-    asked(&[
-        (
-            redirect.is_some_and(|to| to.hostname.is_some()),
-            "requestRedirect.hostname",
-            "rules.filters.requestRedirect.hostname",
-        ),
-        (
-            redirect.is_some_and(|to| to.path.is_some()),
-            "requestRedirect.path",
-            "rules.filters.requestRedirect.path",
-        ),
-        (
-            redirect.is_some_and(|to| to.port.is_some()),
-            "requestRedirect.port",
-            "rules.filters.requestRedirect.port",
-        ),
     ])
 }
 

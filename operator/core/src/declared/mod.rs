@@ -66,7 +66,7 @@ pub(crate) struct Reading {
 #[derive(Debug)]
 pub(crate) struct Rule {
     pub(crate) path: PathPrefix,
-    /// Whether it must not be served, because what protects it or says where to cannot be done.
+    /// Whether nobody may serve it: what protects it or says where to cannot be done, or clients are sent elsewhere.
     pub(crate) closed: bool,
     pub(crate) backends: Vec<Backend>,
     /// Stands for the rule where no backend does: the host is known, and requests are answered 503.

@@ -2,6 +2,7 @@
 
 mod filters;
 mod policy;
+mod redirects;
 
 use interlock_crds::{
     BackendKind, BackendRef, ClaimSpec, RouteMatch, RouteRule, RouteSpec, ServiceClusterSpec,
@@ -163,8 +164,14 @@ impl<'a> Reader<'a> {
 
     fn rule(&mut self, field: &str, rule: &RouteRule, common: &Common) -> Vec<Rule> {
         let cost = self.refuse(field, &fields::of_rule(rule));
-        let filters = self.filters(field, rule);
+        let mut filters = self.filters(field, rule, &common.hosts);
         let closed = common.closed || cost == Some(Cost::Closed) || filters.closed;
+        if closed {
+            // Nobody is sent on past what would have kept them out.
+            filters.policy.redirect = None;
+        }
+        let nobody = if filters.policy.redirect.is_some() { "the redirect" } else { "nobody" };
+        let closed = closed || filters.policy.redirect.is_some();
         let any = [RouteMatch::default()];
         let matches = if rule.matches.is_empty() { any.as_slice() } else { &rule.matches };
         let mut rules = Vec::new();
@@ -176,7 +183,7 @@ impl<'a> Reader<'a> {
             let first = rules.is_empty();
             let backends = if closed { Vec::new() } else { self.backends(field, rule, &wish, first) };
             let fixed = Intent { fixed: Some(Fixed::Nobody), ..wish };
-            rules.push(Rule { path, closed, backends, nobody: self.stand_in(field, "nobody", fixed) });
+            rules.push(Rule { path, closed, backends, nobody: self.stand_in(field, nobody, fixed) });
         }
         rules
     }
@@ -198,7 +205,7 @@ impl<'a> Reader<'a> {
         let mut settings = common.settings.clone();
         settings.https_only |= filters.https_only;
         settings.tls |= filters.https_only;
-        filters.policy.clone().over(&mut settings.policy);
+        filters.policy.clone().over(&mut settings.policy, &path);
         settings.websocket.retain(|endpoint| path.covers(endpoint.as_str()));
         Intent {
             digest: Digest::of([]),

@@ -68,7 +68,7 @@ pub fn why_container(compiled: &Compiled, container: &Container) -> Explanation 
                     .into_iter()
                     .filter(|endpoint| endpoint.container == container.id)
                     .collect(),
-                ..route_answer(compiled, id, route)
+                ..route_answer(compiled, id, plan, route)
             })
             .collect();
         let serving = routes.iter().flat_map(|route| &route.endpoints).any(|endpoint| endpoint.serving);
@@ -228,9 +228,12 @@ fn gravest_first(findings: &mut [Finding]) {
 fn on_target(compiled: &Compiled, id: &TargetId, plan: &Plan, host: &Hostname, path: &str) -> TargetAnswer {
     let of_host = routes_of(plan, host);
     let found = of_host.iter().find(|route| route.path.covers(path));
-    let routes: Vec<RouteAnswer> = found.iter().map(|route| route_answer(compiled, id, route)).collect();
+    let routes: Vec<RouteAnswer> =
+        found.iter().map(|route| route_answer(compiled, id, plan, route)).collect();
     let serving = routes.iter().flat_map(|route| &route.endpoints).any(|endpoint| endpoint.serving);
+    let sent = routes.iter().find_map(|route| route.redirect.as_ref());
     let (answer, status) = match (found, of_host.is_empty()) {
+        (Some(_), _) if sent.is_some() => (Answer::Redirected, sent.map(|it| it.status.into())),
         (Some(_), _) if serving => (Answer::Served, None),
         (Some(_), _) => (Answer::NoEndpoint, Some(503)),
         (None, false) => (Answer::PathNotCovered, Some(404)),
@@ -267,10 +270,13 @@ fn routes_of<'p>(plan: &'p Plan, host: &Hostname) -> Vec<&'p Route> {
     plan.routes.iter().map(|route| &**route).filter(|route| Some(&route.host) == first).collect()
 }
 
-fn route_answer(compiled: &Compiled, target: &TargetId, route: &Route) -> RouteAnswer {
+fn route_answer(compiled: &Compiled, target: &TargetId, plan: &Plan, route: &Route) -> RouteAnswer {
+    let backend = plan.backends.binary_search_by(|backend| backend.id.cmp(&route.backend)).ok();
+    let redirect = backend.and_then(|at| plan.backends[at].policy.redirect.clone());
     RouteAnswer {
         route: route.label(),
         https_only: route.https_only,
+        redirect,
         certificate: route.certificate.clone(),
         endpoints: endpoints(compiled, target, route),
     }
@@ -314,6 +320,12 @@ fn summary(
                 })
                 .collect();
             format!("{asked} is served by {}", names.into_iter().collect::<Vec<_>>().join(", "))
+        }
+        Answer::Redirected => {
+            let routes = targets.values().flat_map(|target| &target.routes);
+            let to: BTreeSet<String> =
+                routes.filter_map(|route| Some(route.redirect.as_ref()?.to_string())).collect();
+            format!("{asked} is redirected: {}", to.into_iter().collect::<Vec<_>>().join(", "))
         }
         Answer::PathNotCovered => {
             let paths: BTreeSet<&str> =

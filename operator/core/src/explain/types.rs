@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::finding::Finding;
 use crate::model::{CertificateName, ClusterName, ContainerId, Readiness, TargetId, UpstreamAddr};
+use crate::policy::Redirect;
 
 /// What a question was about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -34,6 +35,8 @@ pub enum Question {
 pub enum Answer {
     /// At least one endpoint takes it.
     Served,
+    /// The proxy sends clients elsewhere.
+    Redirected,
     /// The route is there, its endpoints take nothing now: 503.
     NoEndpoint,
     /// The host is there, no route of it covers the path: 404.
@@ -94,6 +97,9 @@ pub struct RouteAnswer {
     pub route: String,
     /// Whether plain HTTP is redirected to HTTPS.
     pub https_only: bool,
+    /// Where clients are sent in place of being served.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redirect: Option<Redirect>,
     /// The certificate that the host presents, where it has one of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificate: Option<CertificateName>,

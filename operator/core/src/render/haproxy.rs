@@ -12,9 +12,9 @@ use crate::assign::{Assignment, Seat};
 use crate::bundle::{
     Bundle, CERTIFICATES, CertificateLines, Fragment, Live, Presented, SEATS, SPARE, SecretRef, ServerLines,
 };
-use crate::model::{Digest, HostPattern, Shared};
+use crate::model::{Digest, HostPattern, PathPrefix, Shared};
 use crate::plan::{Abilities, BackendId, Balance, Plan, Route, Shape, UpstreamTls};
-use crate::policy::{Access, Networks, Policy};
+use crate::policy::{Access, Networks, NewPath, Policy, Redirect, Scheme};
 
 /// The proxy's main file.
 const CONFIG: &str = "haproxy.cfg";
@@ -135,9 +135,10 @@ fn seat_fragment(
         options: options.iter().map(crate::plan::HaproxyOption::as_str).collect(),
         tunnel: millis(plan.settings.timeouts.tunnel),
         hold_max: holds(plan).then_some(plan.settings.hold_max),
+        redirect: policy.redirect.as_ref().map(|redirect| RedirectView::of(redirect, plan)),
         body_size: policy.body_size,
         host: policy.host.as_ref().map(crate::model::Hostname::as_str),
-        path: policy.path.as_ref().map(crate::model::PathPrefix::as_str),
+        path: policy.path.as_ref().map(PathPrefix::as_str),
         headers: headers(policy),
         access: (!policy.access.is_open()).then(|| AccessView::of(&policy.access, plan)),
     };
@@ -293,11 +294,44 @@ struct BackendView<'a> {
     tunnel: u64,
     hold_max: Option<u32>,
     access: Option<AccessView>,
+    redirect: Option<RedirectView<'a>>,
     body_size: Option<u64>,
     host: Option<&'a str>,
     path: Option<&'a str>,
     /// Message, action, header and value in quotes.
     headers: Vec<(&'static str, &'static str, &'a str, String)>,
+}
+
+/// Where clients are sent.
+#[derive(Serialize)]
+struct RedirectView<'a> {
+    status: u16,
+    /// Scheme, host and port, by the scheme that clients come with.
+    there: Vec<(Option<&'static str>, String)>,
+    /// The path, or what stands in place of the prefix.
+    path: Option<&'a str>,
+    /// The prefix without a slash behind it, and how many bytes of the path go.
+    from: Option<(&'a str, usize)>,
+}
+
+impl<'a> RedirectView<'a> {
+    fn of(redirect: &'a Redirect, plan: &Plan) -> Self {
+        let host = redirect.host.as_ref().map_or("%[var(txn.host)]", |host| host.as_str());
+        let there = redirect.ways(&plan.settings).into_iter().map(|(from, to, behind)| {
+            (from.map(Scheme::as_str), format!("{}://{host}{behind}", to.as_str()))
+        });
+        let (path, from) = match &redirect.path {
+            None => (None, None),
+            Some(NewPath::Full(path)) => (Some(path), None),
+            Some(NewPath::Prefix { from, to }) => {
+                let from = from.as_str().trim_end_matches('/');
+                // `/` has the slash that the rest begins with.
+                (Some(to), Some((from, from.len() + usize::from(to.is_root()))))
+            }
+        };
+        let path = path.map(PathPrefix::as_str);
+        Self { status: redirect.status.into(), there: there.collect(), path, from }
+    }
 }
 
 /// What is done to headers, in HAProxy's words.

@@ -106,6 +106,25 @@ fn what_is_wrong_is_said_where_it_belongs() {
 }
 
 #[test]
+fn a_redirect_needs_nobody() {
+    let redirect = |hostname: &str| -> RouteSpec {
+        serde_json::from_value(serde_json::json!({
+            "hostnames": ["a.example.com"],
+            "rules": [{"filters": [{"type": "RequestRedirect", "requestRedirect": {"hostname": hostname}}]}],
+        }))
+        .unwrap()
+    };
+    let sent = redirect("b.example.com");
+    let good = ["Accepted=True Accepted", "ResolvedRefs=True ResolvedRefs", "Ready=True Ready"];
+    let sent = said(&sent, "Programmed", Some(&compiled(&sent)));
+    assert_eq!(sent[..3], good);
+    assert_eq!(sent[3], "Programmed=True Programmed");
+    let itself = said(&redirect("a.example.com"), "Programmed", None);
+    assert_eq!(itself[0], "Accepted=False InvalidValue");
+    assert!(itself[2].starts_with("Ready=False"), "{itself:?}");
+}
+
+#[test]
 fn a_cluster_is_as_its_worst_proxy() {
     let runs = compiled(&spec("web"));
     let said = |state| {

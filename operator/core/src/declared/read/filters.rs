@@ -3,12 +3,12 @@
 use interlock_crds::{FilterType, HeaderModifier, PathModifierType, ProxyKind, RouteFilter, RouteRule};
 
 use super::Reader;
-use crate::declared::fields::{self, Cost};
+use super::redirects::Way;
 use crate::finding::{Reason, Verdict, shown};
 use crate::intent::said::Fault;
 use crate::intent::value;
-use crate::model::{Hostname, NameError, PathPrefix};
-use crate::policy::{HeaderChanges, HeaderError, HeaderName, Policy};
+use crate::model::{HostPattern, Hostname, NameError, PathPrefix};
+use crate::policy::{HeaderChanges, HeaderError, HeaderName, NewPath, Policy, Redirect};
 
 /// What the filters of a rule come to.
 pub(super) struct Filters {
@@ -21,6 +21,7 @@ pub(super) struct Filters {
 /// What the filters of a rule change in a request or its answer.
 #[derive(Clone, Default)]
 pub(super) struct Changes {
+    pub(super) redirect: Option<Redirect>,
     host: Option<Hostname>,
     path: Option<PathPrefix>,
     request: HeaderChanges,
@@ -28,20 +29,23 @@ pub(super) struct Changes {
 }
 
 impl Changes {
-    pub(super) fn over(self, policy: &mut Policy) {
-        let Self { host, path, request, response } = self;
-        *policy = Policy { host, path, request, response, ..policy.clone() };
+    /// What a rule's filters come to below one of its paths.
+    pub(super) fn over(self, policy: &mut Policy, below: &PathPrefix) {
+        let Self { mut redirect, host, path, request, response } = self;
+        if let Some(Redirect { path: Some(NewPath::Prefix { from, .. }), .. }) = &mut redirect {
+            from.clone_from(below);
+        }
+        *policy = Policy { redirect, host, path, request, response, ..policy.clone() };
     }
 }
 
 impl Reader<'_> {
-    pub(super) fn filters(&mut self, field: &str, rule: &RouteRule) -> Filters {
+    pub(super) fn filters(&mut self, field: &str, rule: &RouteRule, hosts: &[HostPattern]) -> Filters {
         let mut all =
             Filters { rewrite: false, https_only: false, closed: false, policy: Changes::default() };
         for (at, filter) in rule.filters.iter().enumerate() {
             let field = format!("{field}.filters[{at}]");
-            let cost = self.refuse(&field, &fields::of_filter(filter));
-            all.closed |= cost == Some(Cost::Closed) || !self.whole(&field, filter);
+            all.closed |= !self.whole(&field, filter);
             all.closed |= !self.changes(&field, filter, &mut all.policy);
             if let (FilterType::UrlRewrite, Some(rewrite)) = (filter.kind, &filter.url_rewrite)
                 && let Some(path) = rewrite.path.as_ref()
@@ -58,18 +62,18 @@ impl Reader<'_> {
                 }
             }
             if let (FilterType::RequestRedirect, Some(to)) = (filter.kind, &filter.request_redirect) {
-                all.https_only = to.scheme.as_deref() == Some("https");
-                if !all.https_only {
-                    let fault = Fault::value("plain HTTP can be sent to HTTPS, and nothing else");
-                    let fault = fault.reason(Reason::NotSupported).write("https");
-                    self.bad(&format!("{field}.requestRedirect.scheme"), fault.verdict(Verdict::Refused));
-                    all.closed = true;
-                }
-                if to.status_code.is_some_and(|code| code != self.cluster.redirect_status.status()) {
-                    let path = "rules.filters.requestRedirect.statusCode";
-                    self.refuse(&field, &[("requestRedirect.statusCode", path)]);
+                match self.redirect(&format!("{field}.requestRedirect"), to, hosts) {
+                    Some(Way::ToHttps) => all.https_only = true,
+                    Some(Way::There(redirect)) => all.policy.redirect = Some(redirect),
+                    None => all.closed = true,
                 }
             }
+        }
+        let rewrites = rule.filters.iter().any(|filter| filter.kind == FilterType::UrlRewrite);
+        if rewrites && all.policy.redirect.is_some() {
+            let message = "a rule sends clients elsewhere or rewrites for its backends, not both";
+            self.bad(&format!("{field}.filters"), Fault::value(message).verdict(Verdict::Refused));
+            all.closed = true;
         }
         all
     }
@@ -107,7 +111,7 @@ impl Reader<'_> {
         whole
     }
 
-    fn relied_on<T>(&mut self, field: &str, read: Result<T, Fault>) -> Option<T> {
+    pub(super) fn relied_on<T>(&mut self, field: &str, read: Result<T, Fault>) -> Option<T> {
         read.map_err(|fault| self.bad(field, fault.verdict(Verdict::Refused))).ok()
     }
 

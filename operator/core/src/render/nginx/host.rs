@@ -6,7 +6,7 @@ use interlock_crds::ServiceClusterSpec;
 use serde::Serialize;
 
 use super::base::{Listens, pem};
-use super::policy::{self, Own};
+use super::policy::{self, Own, Sent};
 use crate::model::{Digest, HostPattern, PathPrefix};
 use crate::plan::{Backend, BackendId, Balance, Plan, Route};
 
@@ -98,6 +98,8 @@ struct Place {
     bare_redirect: bool,
     /// The prefix to strip, as a regular expression.
     strip: Option<String>,
+    /// Where clients are sent.
+    redirect: Option<Sent>,
     /// The path in place of the client's.
     full: Option<String>,
     /// What nginx does not inherit beside it.
@@ -127,7 +129,7 @@ impl<'a> Server<'a> {
             .into_iter()
             .enumerate()
             .map(|(at, (path, (route, long)))| {
-                Place::of(at, path, route, backends.get(&route.backend).copied(), long)
+                Place::of(at, path, (route, long), backends.get(&route.backend).copied(), settings)
             })
             .collect();
         let mut ways: BTreeMap<String, LongWay> = BTreeMap::new();
@@ -161,9 +163,17 @@ impl<'a> Server<'a> {
 }
 
 impl Place {
-    fn of(at: usize, path: &PathPrefix, route: &Route, backend: Option<&Backend>, long: bool) -> Self {
+    fn of(
+        at: usize,
+        path: &PathPrefix,
+        (route, long): (&Route, bool),
+        backend: Option<&Backend>,
+        settings: &ServiceClusterSpec,
+    ) -> Self {
+        let redirect = backend.and_then(|backend| backend.policy.redirect.as_ref());
         let strips = route.rewrite && !route.path.is_root();
-        let upstream = backend.and_then(Upstream::of).map(|upstream| upstream.name);
+        let served = backend.filter(|_| redirect.is_none());
+        let upstream = served.and_then(Upstream::of).map(|upstream| upstream.name);
         let tls = backend.and_then(|backend| backend.tls);
         let own = backend.and_then(|backend| Own::of(&backend.policy));
         let verify = upstream.is_some() && tls.is_some_and(|tls| tls.verify);
@@ -175,13 +185,14 @@ impl Place {
                 (None, false) => String::new(),
             },
             own,
+            redirect: redirect.map(|redirect| Sent::of(redirect, settings)),
             full: full.map(|path| path.as_str().to_owned()),
             path: path.as_str().to_owned(),
             route: route.label(),
             root: path.is_root(),
             https_only: route.https_only,
             bare_redirect: strips && *path == route.path,
-            strip: strips.then(|| route.path.as_str().replace('.', "[.]").replace('+', "[+]")),
+            strip: strips.then(|| policy::literally(&route.path)),
             gate: backend.and_then(|backend| policy::gate(&backend.policy.access)),
             verify,
             upstream,

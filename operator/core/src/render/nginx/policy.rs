@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use interlock_crds::ServiceClusterSpec;
 use serde::Serialize;
 
 use super::base::{networks, sent};
-use crate::model::Digest;
+use crate::model::{Digest, PathPrefix};
 use crate::plan::Plan;
-use crate::policy::{Access, HeaderValue, Policy};
+use crate::policy::{Access, HeaderValue, NewPath, Policy, Redirect, Scheme};
 
 /// A `geo` block: who is let in.
 #[derive(Serialize)]
@@ -66,7 +67,7 @@ pub(super) struct Own {
 impl Own {
     /// None: there is nothing.
     pub(super) fn of(policy: &Policy) -> Option<Self> {
-        let Policy { access: _, body_size, host, path: _, request, response } = policy;
+        let Policy { access: _, body_size, redirect: _, host, path: _, request, response } = policy;
         let quoted = |value: &HeaderValue| format!("\"{}\"", value.for_nginx());
         let mut changed: Vec<(String, String)> =
             host.iter().map(|host| ("Host".to_owned(), host.to_string())).collect();
@@ -94,6 +95,39 @@ impl Own {
         let nothing = own.body_size.is_none() && own.sent.is_empty() && own.hidden.is_empty();
         (!nothing || !own.added.is_empty()).then_some(own)
     }
+}
+
+/// Where clients of a place are sent.
+#[derive(Serialize)]
+pub(super) struct Sent {
+    status: u16,
+    /// Scheme, host and port, by the scheme that clients come with.
+    there: Vec<(Option<&'static str>, String)>,
+    /// The path, or what stands in place of the prefix.
+    path: Option<String>,
+    /// The prefix without a slash behind it, as a regular expression.
+    from: Option<String>,
+}
+
+impl Sent {
+    pub(super) fn of(redirect: &Redirect, settings: &ServiceClusterSpec) -> Self {
+        let host = redirect.host.as_ref().map_or("$host", |host| host.as_str());
+        let there = redirect.ways(settings).into_iter().map(|(from, to, behind)| {
+            (from.map(Scheme::as_str), format!("{}://{host}{behind}", to.as_str()))
+        });
+        let (path, from) = match &redirect.path {
+            None => (None, None),
+            Some(NewPath::Full(path)) => (Some(path), None),
+            Some(NewPath::Prefix { from, to }) => (Some(to), Some(literally(from))),
+        };
+        let path = path.map(ToString::to_string);
+        Self { status: redirect.status.into(), there: there.collect(), path, from }
+    }
+}
+
+/// A prefix as a regular expression; empty for `/`.
+pub(super) fn literally(path: &PathPrefix) -> String {
+    path.as_str().trim_end_matches('/').replace('.', "[.]").replace('+', "[+]")
 }
 
 #[derive(Serialize)]

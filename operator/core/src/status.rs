@@ -1,6 +1,7 @@
 //! Status: what is true of each document, from what was compiled and what proxies provably run. No times: when a
 //! condition changed is noted by whoever keeps it.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use interlock_crds::{ConditionStatus, RouteSpec, TargetStatus};
@@ -71,8 +72,8 @@ fn unknown(kind: &'static str, reason: impl Into<String>, message: impl Into<Str
 pub struct World<'a> {
     compiled: &'a Compiled,
     proxies: &'a BTreeMap<TargetId, Proxy>,
-    wanted: BTreeMap<&'a TargetId, Index<'a>>,
-    running: BTreeMap<&'a TargetId, Index<'a>>,
+    /// Made for the first route that is asked about: where labels alone count there is none.
+    indices: OnceCell<Indices<'a>>,
     findings: BTreeMap<&'a str, Vec<&'a Finding>>,
     ready: BTreeSet<(&'a DocumentId, &'a TargetId)>,
 }
@@ -91,6 +92,12 @@ pub enum Place {
 /// Routes of a plan by their label, each with its backend.
 type Index<'a> = BTreeMap<String, (&'a Shared<Route>, Option<&'a Shared<Backend>>)>;
 
+/// Both by proxy.
+struct Indices<'a> {
+    wanted: BTreeMap<&'a TargetId, Index<'a>>,
+    running: BTreeMap<&'a TargetId, Index<'a>>,
+}
+
 fn index(plan: &Plan) -> Index<'_> {
     let backends: BTreeMap<&BackendId, &Shared<Backend>> =
         plan.backends.iter().map(|backend| (&backend.id, backend)).collect();
@@ -100,7 +107,6 @@ fn index(plan: &Plan) -> Index<'_> {
 impl<'a> World<'a> {
     /// Looks at what was compiled, and at what each proxy provably runs.
     pub fn new(compiled: &'a Compiled, proxies: &'a BTreeMap<TargetId, Proxy>) -> Self {
-        let running = proxies.iter().filter_map(|(id, proxy)| Some((id, index(proxy.running.as_deref()?))));
         let mut findings: BTreeMap<&str, Vec<&Finding>> = BTreeMap::new();
         for finding in &compiled.findings {
             if let Some(document) = &finding.subject.document {
@@ -111,11 +117,21 @@ impl<'a> World<'a> {
         Self {
             compiled,
             proxies,
-            wanted: compiled.plans.iter().map(|(id, plan)| (id, index(plan))).collect(),
-            running: running.collect(),
+            indices: OnceCell::new(),
             findings,
             ready: serving.filter_map(|one| Some((one.document.as_ref()?, &one.target))).collect(),
         }
+    }
+
+    fn indices(&self) -> &Indices<'a> {
+        self.indices.get_or_init(|| {
+            let running =
+                |(id, proxy): (&'a TargetId, &'a Proxy)| Some((id, index(proxy.running.as_deref()?)));
+            Indices {
+                wanted: self.compiled.plans.iter().map(|(id, plan)| (id, index(plan))).collect(),
+                running: self.proxies.iter().filter_map(running).collect(),
+            }
+        })
     }
 
     /// What is true of a `Route`.
@@ -152,7 +168,7 @@ impl<'a> World<'a> {
         spec: &RouteSpec,
         all: &'f [Shared<Fragment>],
     ) -> Vec<&'f Shared<Fragment>> {
-        let Some(running) = self.running.get(target) else { return Vec::new() };
+        let Some(running) = self.indices().running.get(target) else { return Vec::new() };
         let backends = labels(spec).into_iter().filter_map(|label| running.get(&label)?.1);
         let intents: BTreeSet<&Digest> = backends.flat_map(|backend| &backend.intents).collect();
         all.iter().filter(|piece| piece.intents.iter().any(|intent| intents.contains(intent))).collect()
@@ -161,8 +177,8 @@ impl<'a> World<'a> {
     /// Whether one proxy provably runs what is asked for, route by route.
     fn target(&self, target: &TargetId, labels: &[String]) -> TargetStatus {
         let none = Index::new();
-        let wanted = self.wanted.get(target).unwrap_or(&none);
-        let running = self.running.get(target).unwrap_or(&none);
+        let wanted = self.indices().wanted.get(target).unwrap_or(&none);
+        let running = self.indices().running.get(target).unwrap_or(&none);
         let asked: Vec<_> = labels.iter().filter(|label| wanted.contains_key(*label)).collect();
         let programmed =
             !asked.is_empty() && asked.iter().all(|label| wanted.get(*label) == running.get(*label));
@@ -185,6 +201,7 @@ impl<'a> World<'a> {
         const KIND: &str = "Ready";
         let sends = |target: &TargetId| {
             let routes = self
+                .indices()
                 .wanted
                 .get(target)
                 .into_iter()

@@ -149,9 +149,10 @@ impl Agents {
 
     /// Results of probes that nobody asks for any more are forgotten.
     pub(super) fn prune(&mut self, target: &TargetId, wanted: &ProbeSet) {
-        if let Some(known) = self.probes.get_mut(target)
-            && known.keys().any(|key| !wanted.probes.contains_key(key))
-        {
+        let Some(known) = self.probes.get_mut(target) else { return };
+        // Side by side: both are sorted.
+        let mut asked = wanted.probes.keys();
+        if !known.keys().all(|key| asked.any(|other| other == key)) {
             known.change().retain(|key, _| wanted.probes.contains_key(key));
         }
     }

@@ -81,10 +81,6 @@ pub fn spawn(looks: &Looks, objects: Objects, events: Events) -> tokio::task::Jo
 fn write(look: &Look, objects: &Objects, events: &Events) {
     let kinds = [Kind::Route, Kind::ServiceCluster, Kind::Engine].into_iter();
     let all: Vec<Seen> = kinds.flat_map(|kind| objects.list(kind, None, &Selector::default()).1).collect();
-    if all.is_empty() {
-        // Where labels alone count, nobody looks anything up.
-        return objects.report(BTreeMap::new());
-    }
     let world = World::new(&look.compiled, &look.proxies);
     let mut statuses = BTreeMap::new();
     for seen in all {

@@ -194,7 +194,10 @@ impl Keeper {
         };
         // Whoever fails half-way leaves something that nobody has a record of.
         let sure = std::mem::take(&mut self.sure);
-        match self.bring(&work, sure).await {
+        let mut replaced = None;
+        let brought = self.bring(&work, sure, &mut replaced).await;
+        self.durable.want(work.layout.boots_from(&work.generation), replaced);
+        match brought {
             Ok(applied) => {
                 self.sure = true;
                 self.loaded(work.main_after());
@@ -266,7 +269,12 @@ impl Keeper {
         }
     }
 
-    async fn bring(&mut self, work: &Work<'_>, sure: bool) -> Result<Applied, Stop> {
+    async fn bring(
+        &mut self,
+        work: &Work<'_>,
+        sure: bool,
+        replaced: &mut Option<PathBuf>,
+    ) -> Result<Applied, Stop> {
         let begun = Instant::now();
         let options = Arc::clone(&self.options);
         let fault = &options.fault;
@@ -311,7 +319,7 @@ impl Keeper {
             return Err(Stop::told_to_stop());
         }
         if switch {
-            work.layout.switch(after.as_bytes())?;
+            *replaced = work.layout.switch(after.as_bytes())?;
         }
         fault.pass(Step::Switched);
 

@@ -139,9 +139,10 @@ impl Keeper {
         let generation = layout.generation(bundle, "gen");
         layout.stage(bundle, &generation, false, None)?;
         let main = generation.files.get(main_file(bundle.proxy)).map_or("", String::as_str);
-        layout.switch(main.as_bytes())?;
+        let replaced = layout.switch(main.as_bytes())?;
         layout.record(bundle, &generation).map_err(|err| err.to_string())?;
         layout.collect(bundle);
+        self.durable.want(layout.boots_from(&generation), replaced);
         Ok(())
     }
 }

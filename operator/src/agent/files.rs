@@ -12,6 +12,7 @@ use interlock_core::bundle::{Bundle, Live, Paths};
 use interlock_core::model::Digest;
 use interlock_core::protocol::Apply;
 use interlock_crds::ProxyKind;
+use rustix::fs::{CWD, FallocateFlags, RenameFlags};
 
 use super::certificates::Secrets;
 use super::{Options, main_file};
@@ -63,24 +64,57 @@ impl Generation {
 
 /// Writes a file by temporary name and rename, so that nobody ever sees half of it.
 pub(super) fn replace(path: &Path, content: &[u8], mode: u32, ids: Option<Ids>) -> io::Result<()> {
+    let temporary = written_beside(path, content, mode, ids)?;
+    fs::rename(&temporary, path).inspect_err(|_| {
+        let _ = fs::remove_file(&temporary);
+    })
+}
+
+/// As [`replace`], but what was there before is left under a name of its own, which is returned, and is to be removed
+/// when nobody waits: to free the blocks of a file takes a disk milliseconds.
+fn exchange(path: &Path, content: &[u8], mode: u32, ids: Option<Ids>) -> io::Result<Option<PathBuf>> {
+    let temporary = written_beside(path, content, mode, ids)?;
+    if rustix::fs::renameat_with(CWD, &temporary, CWD, path, RenameFlags::EXCHANGE).is_ok() {
+        // The temporary name is the next one's.
+        let mut replaced = temporary.clone().into_os_string();
+        replaced.push(".replaced");
+        let replaced = PathBuf::from(replaced);
+        if fs::rename(&temporary, &replaced).is_ok() {
+            return Ok(Some(replaced));
+        }
+        let _ = fs::remove_file(&temporary);
+        return Ok(None);
+    }
+    // There is nothing to exchange it with, or the file system cannot.
+    let renamed = fs::rename(&temporary, path).inspect_err(|_| {
+        let _ = fs::remove_file(&temporary);
+    });
+    renamed.map(|()| None)
+}
+
+/// Writes a file under a temporary name beside the one that it shall have.
+fn written_beside(path: &Path, content: &[u8], mode: u32, ids: Option<Ids>) -> io::Result<PathBuf> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     let temporary =
         path.with_file_name(format!(".{}.interlock-{}", name.to_string_lossy(), std::process::id()));
     let _ = fs::remove_file(&temporary);
     let written = (|| {
         let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+        // Where the place on the disk is still to be found, ext4 finds it at a rename over another file and begins to
+        // write, which takes milliseconds. A file system that cannot give it beforehand is none the worse.
+        let _ = rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, content.len() as u64);
         file.write_all(content)?;
         // The umask may have taken bits away.
         file.set_permissions(fs::Permissions::from_mode(mode))?;
         if let Some((uid, gid)) = ids {
             chown(&temporary, Some(uid), Some(gid))?;
         }
-        fs::rename(&temporary, path)
+        Ok(())
     })();
     if written.is_err() {
         let _ = fs::remove_file(&temporary);
     }
-    written
+    written.map(|()| temporary)
 }
 
 /// Whether a text may be a file's name: one path component of harmless characters, not hidden.
@@ -279,6 +313,14 @@ impl Layout {
         replace(&self.state.join("applied"), bundle.digest.as_str().as_bytes(), 0o644, None)
     }
 
+    /// Everything that the proxy needs to boot into a generation, and its record.
+    pub(super) fn boots_from(&self, generation: &Generation) -> Vec<PathBuf> {
+        let own = generation.files.keys().map(String::as_str).chain([RECORD]);
+        own.map(|name| generation.dir.join(name))
+            .chain([self.state.join("applied"), self.main.clone()])
+            .collect()
+    }
+
     /// Keeps the bundle beside its files.
     pub(super) fn note(bundle: &Bundle, generation: &Generation) -> io::Result<()> {
         let path = generation.dir.join(RECORD);
@@ -343,7 +385,8 @@ impl Layout {
     }
 
     /// Replaces the main file in one step; the user's own is kept beside it, once.
-    pub(super) fn switch(&self, content: &[u8]) -> Result<(), String> {
+    /// What it was has the name that is returned, and goes when nobody waits.
+    pub(super) fn switch(&self, content: &[u8]) -> Result<Option<PathBuf>, String> {
         let failed = |err: io::Error| format!("{} cannot be replaced: {err}", self.main.display());
         let mut kept = self.main.clone().into_os_string();
         kept.push(".before-interlock");
@@ -354,7 +397,7 @@ impl Layout {
         {
             replace(&kept, &before, 0o640, self.ids).map_err(failed)?;
         }
-        replace(&self.main, content, 0o640, self.ids).map_err(failed)
+        exchange(&self.main, content, 0o640, self.ids).map_err(failed)
     }
 
     /// Puts the main file back as it was.
@@ -433,6 +476,29 @@ mod tests {
             [("#a", "b"), ("a b", "c"), ("a", ""), ("a", "b\nc"), ("a;", "b"), ("a", " b"), ("", "b")]
         {
             assert!(!is_map_entry(key, value), "{key:?} {value:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_exchanged_is_whole_and_leaves_nothing_under_the_name_of_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let main = dir.path().join("haproxy.cfg");
+        let names = || -> Vec<_> {
+            let mut names: Vec<_> =
+                fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(exchange(&main, b"one", 0o640, None).unwrap(), None, "there was none");
+        assert_eq!(names(), std::slice::from_ref(&main));
+        for (new, old) in [("two", "one"), ("three", "two"), ("", "three"), ("four", "")] {
+            let replaced = exchange(&main, new.as_bytes(), 0o640, None).unwrap();
+            assert_eq!(fs::read_to_string(&main).unwrap(), new);
+            assert_eq!(fs::metadata(&main).unwrap().permissions().mode() & 0o777, 0o640);
+            // A file system that cannot exchange leaves nothing behind.
+            let Some(replaced) = replaced else { continue };
+            assert_eq!(fs::read_to_string(&replaced).unwrap(), old);
+            assert_eq!(names().len(), 2, "it, and what it has replaced");
         }
     }
 

@@ -12,6 +12,7 @@ use interlock_crds::ProxyKind;
 
 use super::boot::PutOff;
 use super::checker::{self, Version};
+use super::durable::Durable;
 use super::files::Layout;
 use super::haproxy::{Socket, Worker};
 use super::live::Remembered;
@@ -45,6 +46,7 @@ pub(super) struct Keeper {
     pub(super) applied: Option<Arc<Bundle>>,
     /// What runs and what the proxy does not boot into yet.
     pub(super) put_off: Option<PutOff>,
+    pub(super) durable: Durable,
 }
 
 /// What serves now.
@@ -92,6 +94,7 @@ impl Keeper {
             drain: None,
             applied: None,
             put_off: None,
+            durable: Durable::new(),
         }
     }
 

@@ -10,6 +10,7 @@ mod boot;
 mod certificates;
 mod checker;
 mod commands;
+mod durable;
 mod entry;
 mod files;
 mod haproxy;

@@ -107,9 +107,10 @@ impl Keeper {
         }
         let deadline = signalled + confirm;
         let mut deserted = None;
+        let mut passes_through = work.keeps_boot();
         loop {
             if self.serves(work).await {
-                if work.keeps_boot() {
+                if std::mem::take(&mut passes_through) {
                     work.layout.restore(work.main_before.as_deref())?;
                 }
                 if accepts_alone(work) {

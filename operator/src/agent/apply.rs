@@ -357,8 +357,8 @@ impl Keeper {
         let unrecorded =
             |err: std::io::Error| Stop::Failed(format!("it runs, but that cannot be recorded: {err}"));
         if work.keeps_boot() {
+            // Its main file was put back when a worker had read it.
             Layout::note(bundle, &work.generation).map_err(unrecorded)?;
-            work.layout.restore(work.main_before.as_deref())?;
             self.put_off(work);
             return Ok(());
         }

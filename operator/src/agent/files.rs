@@ -64,9 +64,13 @@ impl Generation {
 
 /// Writes a file by temporary name and rename, so that nobody ever sees half of it.
 pub(super) fn replace(path: &Path, content: &[u8], mode: u32, ids: Option<Ids>) -> io::Result<()> {
-    let temporary = written_beside(path, content, mode, ids)?;
-    fs::rename(&temporary, path).inspect_err(|_| {
-        let _ = fs::remove_file(&temporary);
+    into_place(&written_beside(path, content, mode, ids)?, path)
+}
+
+/// Gives a file its name, or removes it.
+fn into_place(temporary: &Path, path: &Path) -> io::Result<()> {
+    fs::rename(temporary, path).inspect_err(|_| {
+        let _ = fs::remove_file(temporary);
     })
 }
 
@@ -79,17 +83,10 @@ fn exchange(path: &Path, content: &[u8], mode: u32, ids: Option<Ids>) -> io::Res
         let mut replaced = temporary.clone().into_os_string();
         replaced.push(".replaced");
         let replaced = PathBuf::from(replaced);
-        if fs::rename(&temporary, &replaced).is_ok() {
-            return Ok(Some(replaced));
-        }
-        let _ = fs::remove_file(&temporary);
-        return Ok(None);
+        return Ok(into_place(&temporary, &replaced).is_ok().then_some(replaced));
     }
     // There is nothing to exchange it with, or the file system cannot.
-    let renamed = fs::rename(&temporary, path).inspect_err(|_| {
-        let _ = fs::remove_file(&temporary);
-    });
-    renamed.map(|()| None)
+    into_place(&temporary, path).map(|()| None)
 }
 
 /// Writes a file under a temporary name beside the one that it shall have.

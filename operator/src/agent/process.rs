@@ -198,7 +198,8 @@ pub(super) async fn find(kind: Option<ProxyKind>, config: Option<&Path>) -> Resu
     loop {
         let Seen { mut found, soon } = look(kind, config);
         match found.len() {
-            0 if soon && Instant::now() < deadline || is_young(1) => tokio::time::sleep(LOOK).await,
+            // One may be about to show itself, or this container's entry point to become one.
+            0 if (soon && Instant::now() < deadline) || is_young(1) => tokio::time::sleep(LOOK).await,
             0 | 1 => return Ok(found.pop()),
             _ if found[0].pid == 1 => return Ok(Some(found.swap_remove(0))),
             // One may be about to go.
